@@ -1,0 +1,45 @@
+"""Wires Torchroom's rooms together. No logic: each line hands a thing to a room."""
+
+import os
+
+from torchroom import login, pages, settings
+
+c = get_config()  # noqa: F821 - JupyterHub provides it
+here = settings.read(os.environ)
+local = login.local_login(here.data_dir)
+
+# Hub and proxy. Servers go on when the hub restarts.
+c.JupyterHub.hub_bind_url = "http://0.0.0.0:8081"
+c.JupyterHub.hub_connect_url = "http://hub:8081"
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = here.proxy_api_url
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.db_url = f"sqlite:///{here.data_dir / 'jupyterhub.sqlite'}"
+c.JupyterHub.cookie_secret_file = str(here.data_dir / "cookie-secret")
+c.JupyterHub.allow_named_servers = True
+c.JupyterHub.template_vars = {"announcement": pages.announcement(here.n_simulated)}
+
+# Who gets in. allow_all is for the local login only, and that is bound to 127.0.0.1.
+c.JupyterHub.authenticator_class = "shared-password"
+c.SharedPasswordAuthenticator.user_password = local.user_password
+c.SharedPasswordAuthenticator.admin_password = local.admin_password
+c.Authenticator.admin_users = {local.admin_user}
+c.Authenticator.allow_all = True
+
+# What they get.
+c.JupyterHub.spawner_class = "gpu-docker"
+c.GPUDockerSpawner.hub_id = here.hub_id
+c.GPUDockerSpawner.image = here.user_image
+c.GPUDockerSpawner.pull_policy = "ifnotpresent"
+c.GPUDockerSpawner.network_name = here.network
+c.GPUDockerSpawner.use_internal_ip = True
+c.GPUDockerSpawner.gpu_driver = here.gpu_driver
+c.GPUDockerSpawner.home_policy = here.home_policy
+c.GPUDockerSpawner.seed_home = str(here.welcome_dir / "home")
+c.GPUDockerSpawner.deliver = {
+    "/opt/torchroom/torchroom_welcome": str(here.welcome_dir / "torchroom_welcome")
+}
+c.Spawner.default_url = "/lab/tree/welcome.ipynb"
+c.Spawner.poll_interval = 10
+c.Spawner.start_timeout = 600  # an image may have to be pulled
+c.Spawner.http_timeout = 120

@@ -1,0 +1,184 @@
+"""What a site configures, with defaults and checks, and the seams to the machine."""
+
+import re
+import secrets
+from pathlib import Path
+from typing import Any as Anything
+from typing import ClassVar
+
+import docker
+from docker.utils import kwargs_from_env
+from dockerspawner import DockerSpawner
+from traitlets import Any, Bool, Dict, Enum, Integer, List, Unicode, default, validate
+
+from gpuspawner import offers
+from gpuspawner.container import ConfigurationError
+from gpuspawner.engine import CALL_TIMEOUT_S, DockerEngine
+from gpuspawner.host import Host
+from gpuspawner.model import Offer
+from gpuspawner.nvml import NvmlProbe
+from gpuspawner.ports import EveryMachineOffer, PlaceholderMeter
+
+HUB_ID_FILE = "gpuspawner_hub_id"
+HUB_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+
+
+class ConfiguredSpawner(DockerSpawner):
+    """A DockerSpawner with this plugin's settings and its one Host per hub process."""
+
+    hub_id = Unicode(
+        help="""Name of this hub on the engine: containers and volumes labelled with it
+        are this hub's to keep or remove; others are never touched. Default: a
+        random name kept in the file gpuspawner_hub_id in the hub's working directory.""",
+    ).tag(config=True)
+
+    gpu_driver = Enum(
+        ["auto", "nvidia", "cdi"],
+        default_value="auto",
+        help="""How the engine attaches devices. auto: cdi if the engine lists every
+        device as nvidia.com/gpu=UUID, else nvidia (the container toolkit's hook).""",
+    ).tag(config=True)
+
+    offers = List(
+        Dict(),
+        help="""Sizes to offer, the default first. Each: name, title, n_gpus,
+        memory_bytes, n_cpus. Empty: CPU only and 1, 2, 4, ... GPUs, each with its share
+        of the machine.""",
+    ).tag(config=True)
+
+    home_dir = Unicode(
+        "/home/jovyan", help="Where the home volume is mounted; the image's home."
+    ).tag(config=True)
+
+    home_owner = List(
+        Integer(),
+        default_value=[1000, 1000],
+        minlen=2,
+        maxlen=2,
+        help="Numeric user and group of files laid into a home; the image's user.",
+    ).tag(config=True)
+
+    home_policy = Enum(
+        ["keep", "delete"],
+        default_value="keep",
+        help="""What becomes of a home when its user or named server is deleted for
+        good. keep: the volume stays, and a server of the same name gets it back.""",
+    ).tag(config=True)
+
+    seed_home = Unicode(
+        help="""Folder on the hub whose files are laid into every home before its server
+        starts. A file that the student edited is never overwritten.""",
+    ).tag(config=True)
+
+    deliver = Dict(
+        help="""Folder in the container -> folder on the hub; fresh and root's own at
+        every start.""",
+    ).tag(config=True)
+
+    cap_add = List(
+        Unicode(),
+        help="""Capabilities to leave to servers. None are needed by images that start
+        as an ordinary user; images that start as root and drop to one need SETUID,
+        SETGID, CHOWN, DAC_OVERRIDE and FOWNER.""",
+    ).tag(config=True)
+
+    check_devices = Bool(
+        True, help="Compare /dev in every started GPU server with its lease."
+    ).tag(config=True)
+
+    meter = Any(help="A gpuspawner.ports.Meter.")
+    offer_policy = Any(help="A gpuspawner.ports.Offers.")
+
+    _host: ClassVar[Host | None] = None
+
+    @default("meter")
+    def _default_meter(self) -> PlaceholderMeter:
+        return PlaceholderMeter()
+
+    @default("offer_policy")
+    def _default_offer_policy(self) -> EveryMachineOffer:
+        return EveryMachineOffer()
+
+    @default("hub_id")
+    def _default_hub_id(self) -> str:
+        path = Path(HUB_ID_FILE)
+        if not path.exists():
+            path.write_text(f"hub-{secrets.token_hex(4)}\n")
+        return path.read_text().strip()
+
+    @validate("hub_id")
+    def _check_hub_id(self, proposal: Anything) -> str:
+        if not HUB_ID.fullmatch(proposal.value):
+            raise ValueError(
+                "GPUDockerSpawner.hub_id must be 1 to 40 of a-z 0-9 _ . - and start "
+                f"with a letter or digit, not {proposal.value!r}"
+            )
+        return str(proposal.value)
+
+    @default("prefix")
+    def _default_prefix(self) -> str:
+        return str(self.hub_id)
+
+    @default("name_template")
+    def _default_name_template(self) -> str:
+        return "{prefix}-{username}--{servername}"
+
+    @default("remove")
+    def _default_remove(self) -> bool:
+        # A container is never started again with an old lease (JupyterHub derives
+        # from this that tokens are not reused).
+        return True
+
+    @validate("remove")
+    def _check_remove(self, proposal: Anything) -> bool:
+        if not proposal.value:
+            raise ValueError(
+                "GPUDockerSpawner.remove must stay True: a container that was kept "
+                "would be started with devices that may be somebody else's by now"
+            )
+        return True
+
+    @property
+    def host(self) -> Host:
+        """The machine, one object per spawner class and hub process."""
+        cls = type(self)
+        if cls._host is None:
+            cls._host = Host(
+                self.hub_id, DockerEngine(self._connect), NvmlProbe(), self.log
+            )
+        return cls._host
+
+    def _connect(self) -> docker.APIClient:
+        kwargs: dict[str, Anything] = {"version": "auto", "timeout": CALL_TIMEOUT_S}
+        if self.tls_config:
+            kwargs["tls"] = docker.tls.TLSConfig(**self.tls_config)
+        kwargs.update(kwargs_from_env())
+        kwargs.update(self.client_kwargs)
+        return docker.APIClient(**kwargs)
+
+    @property
+    def client(self) -> docker.APIClient:
+        """The engine's client (DockerSpawner's seam)."""
+        return self.host.engine.client
+
+    def docker(self, method: str, *args: Anything, **kwargs: Anything) -> Anything:
+        """Call the engine in a thread of its own pool (DockerSpawner's seam)."""
+        return self.host.engine.call(method, *args, **kwargs)
+
+    def configured_offers(self) -> tuple[Offer, ...]:
+        """Return the offers a site configured, () if it left them to the machine.
+
+        Raises:
+            ConfigurationError: An entry lacks or garbles something.
+        """
+        return tuple(_offer(row) for row in self.offers)
+
+
+def _offer(row: dict[str, Anything]) -> Offer:
+    try:
+        limits = offers.limits(int(row["memory_bytes"]), float(row["n_cpus"]))
+        return Offer(str(row["name"]), str(row["title"]), int(row["n_gpus"]), limits)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"GPUDockerSpawner.offers: {row} lacks or garbles {error}"
+        ) from error

@@ -1,0 +1,164 @@
+"""A lease written as a container, and read back: labels, environment, host settings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpuspawner.errors import GPUSpawnerError
+from gpuspawner.model import Container, Device, Lease, Limits, Owner
+
+HUB = "gpuspawner.hub"
+USER = "gpuspawner.user"
+SERVER = "gpuspawner.server"
+LEASE = "gpuspawner.lease"
+DEVICES = "gpuspawner.devices"
+INDICES = "gpuspawner.indices"
+
+VOID = "void"  # NVIDIA's runtime reads: no device, no driver library
+
+# An image may carry any of these; set in the container they win over the image.
+NEUTRAL = {
+    "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+    "NVIDIA_MIG_CONFIG_DEVICES": "",
+    "NVIDIA_MIG_MONITOR_DEVICES": "",
+    "NVIDIA_IMEX_CHANNELS": "",
+    "NVIDIA_GDS": "disabled",
+    "NVIDIA_MOFED": "disabled",
+    "NVIDIA_GDRCOPY": "disabled",
+    "NVIDIA_NVSWITCH": "disabled",
+}
+
+# What only the lease and the offer may decide. Site configuration naming one of these
+# would silently win over the lease, so it is refused.
+OURS = frozenset(
+    {
+        "device_requests", "devices", "privileged", "runtime", "auto_remove",
+        "mem_limit", "memswap_limit", "shm_size", "pids_limit", "nano_cpus",
+        "cpu_quota", "cpu_period", "ipc_mode", "pid_mode", "restart_policy",
+    }
+)  # fmt: skip
+
+
+class ConfigurationError(GPUSpawnerError):
+    """The site's configuration contradicts what the spawner guarantees."""
+
+
+def labels(hub: str, lease: Lease) -> dict[str, str]:
+    """Return labels from which `read_lease` rebuilds the lease."""
+    return {
+        HUB: hub,
+        USER: lease.owner.user,
+        SERVER: lease.owner.server,
+        LEASE: lease.id,
+        DEVICES: ",".join(lease.uuids),
+        INDICES: ",".join(str(device.index) for device in lease.devices),
+    }
+
+
+def owner_of(container: Container) -> Owner:
+    """Return whose server the labels say this is."""
+    return Owner(container.labels.get(USER, ""), container.labels.get(SERVER, ""))
+
+
+def uuids_of(container: Container) -> tuple[str, ...]:
+    """Return the leased UUIDs that the labels name."""
+    return tuple(filter(None, container.labels.get(DEVICES, "").split(",")))
+
+
+def volume_labels(hub: str, owner: Owner) -> dict[str, str]:
+    """Return labels that say whose home a volume is."""
+    return {HUB: hub, USER: owner.user, SERVER: owner.server}
+
+
+def environment(lease: Lease, limits: Limits, gpu_driver: str) -> dict[str, str]:
+    """Return the variables that decide about devices, then those torch reads.
+
+    A server without a lease sees no GPU whatever its image says. MASTER_ADDR and the
+    socket interfaces make torchrun and DDP work inside one container as they are.
+    """
+    by_hook = lease.devices and gpu_driver == "nvidia"
+    env = dict(NEUTRAL)
+    env["NVIDIA_VISIBLE_DEVICES"] = ",".join(lease.uuids) if by_hook else VOID
+    if not lease.devices:
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    env |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_DEBUG": "WARN",
+        "OMP_NUM_THREADS": str(max(1, int(limits.n_cpus))),
+        "MEM_LIMIT": str(limits.memory_bytes),
+        "CPU_LIMIT": str(limits.n_cpus),
+    }
+    return env
+
+
+def device_requests(
+    devices: Sequence[Device], gpu_driver: str
+) -> list[dict[str, Any]] | None:
+    """Return the engine's device requests for exactly these devices, by UUID."""
+    if not devices:
+        return None
+    if gpu_driver == "cdi":
+        ids = [f"nvidia.com/gpu={device.uuid}" for device in devices]
+        return [{"Driver": "cdi", "DeviceIDs": ids}]
+    return [
+        {
+            "Driver": "nvidia",
+            "DeviceIDs": [device.uuid for device in devices],
+            "Capabilities": [["gpu", "compute", "utility"]],
+        }
+    ]
+
+
+def host_config(
+    lease: Lease, limits: Limits, gpu_driver: str, cap_add: Sequence[str]
+) -> dict[str, Any]:
+    """Return the engine settings that keep a server inside its lease and limits.
+
+    Keys are docker-py's `create_host_config` arguments. Swap equals memory, which
+    means none is added. The exit state must survive, so nothing removes itself.
+    """
+    found: dict[str, Any] = {
+        "auto_remove": False,
+        "init": True,
+        "mem_limit": limits.memory_bytes,
+        "memswap_limit": limits.memory_bytes,
+        "shm_size": limits.shm_bytes,
+        "pids_limit": limits.pids,
+        "nano_cpus": int(limits.n_cpus * 1e9),
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "restart_policy": {"Name": "no"},
+    }
+    if cap_add:
+        found["cap_add"] = list(cap_add)
+    requests = device_requests(lease.devices, gpu_driver)
+    if requests:
+        found["device_requests"] = requests
+    return found
+
+
+def check_extra_host_config(extra: Mapping[str, Any]) -> None:
+    """Refuse site configuration that would overrule the lease.
+
+    Raises:
+        ConfigurationError: A sentence that names the keys.
+    """
+    taken = sorted(OURS & set(extra))
+    if taken:
+        raise ConfigurationError(
+            f"extra_host_config sets {', '.join(taken)}: these follow from the lease "
+            "and the offer. Remove them and configure offers instead."
+        )
+
+
+def check_devices(lease: Lease) -> list[str]:
+    """Return a command that exits 0 only if /dev holds exactly the leased GPU nodes."""
+    wanted = " ".join(sorted(f"/dev/nvidia{device.minor}" for device in lease.devices))
+    script = (
+        'set -- /dev/nvidia[0-9]*; [ -e "$1" ] || set --; '
+        'found=$(printf "%s\\n" "$@" | LC_ALL=C sort | tr "\\n" " "); '
+        f'[ "${{found% }}" = "{wanted}" ]'
+    )
+    return ["sh", "-c", script]

@@ -1,0 +1,62 @@
+"""Every way a request can be refused or an engine can fail.
+
+GPUSpawnerError
+├── Refusal              the user reads `str(error)`; `reason` labels the metric
+│   ├── InvalidSelection   what was asked for is not on offer
+│   ├── NoCapacity         no slot is free now
+│   └── NotReady           the truth about the machine is not known yet
+├── EngineUnknown        the engine did not answer: nothing is known, nothing stopped
+├── EngineRefused        the engine answered no, with a sentence
+└── ProbeFailed          NVML cannot say which devices there are
+"""
+
+
+class GPUSpawnerError(Exception):
+    """Root of this package's errors."""
+
+
+class Refusal(GPUSpawnerError):
+    """A request that cannot be granted; the text is a sentence for its user."""
+
+    reason = "refused"
+    http_status = 400
+
+
+class InvalidSelection(Refusal):
+    """The selection is not one of the offers this user may take."""
+
+    reason = "selection"
+
+
+class NoCapacity(Refusal):
+    """Not enough free slots for this request."""
+
+    reason = "capacity"
+    http_status = 503
+
+
+class NotReady(Refusal):
+    """Leases cannot be granted because engine or devices are unknown."""
+
+    reason = "unknown"
+    http_status = 503
+
+
+class EngineUnknown(GPUSpawnerError):
+    """The engine failed or timed out: the state of containers is *unknown*."""
+
+
+class EngineRefused(GPUSpawnerError):
+    """The engine answered and said no (a 4xx, or a start that failed).
+
+    Attributes:
+        status: The HTTP status of the answer.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ProbeFailed(GPUSpawnerError):
+    """NVML did not answer; the text says why and what to do."""

@@ -1,0 +1,65 @@
+"""Why a server ended, in a sentence its user can act on."""
+
+from dataclasses import dataclass
+
+from gpuspawner.model import Container
+
+SIGKILL = 137
+SIGTERM = 143
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The end of a server.
+
+    Attributes:
+        reason: out_of_memory, killed, stopped, crashed, not_started, removed.
+        sentence: For the user.
+        at: ISO time of the end, "" if unknown.
+    """
+
+    reason: str
+    sentence: str
+    at: str = ""
+
+
+REMOVED = Exit(
+    "removed",
+    "Your last server was removed by somebody with access to the machine. "
+    "Your files are safe; start it again.",
+)
+
+
+def human_bytes(n: int) -> str:
+    """Return n bytes in the largest unit that keeps it >= 1, like "1.5 GiB"."""
+    value = float(n)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:  # noqa: PLR2004 - the step between units
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"
+
+
+def out_of_memory(memory_bytes: int) -> str:
+    """Return what a user reads when the memory limit ended something."""
+    return (
+        f"it ran out of memory (limit {human_bytes(memory_bytes)}). "
+        "Load less data at once, use a smaller batch, or choose a larger server."
+    )
+
+
+def describe(container: Container, memory_bytes: int) -> Exit:
+    """Return why this container, which is not running, ended."""
+    at = container.finished_at.isoformat() if container.finished_at else ""
+    start = "Your last server stopped: "
+    if container.is_oom_killed:
+        return Exit("out_of_memory", start + out_of_memory(memory_bytes), at)
+    if container.status == "created" or container.error:
+        said = container.error or "it was created but never started"
+        return Exit("not_started", f"Your last server did not start: {said}.", at)
+    code = container.exit_code
+    if code == SIGKILL:
+        return Exit("killed", start + "it was killed from outside (signal 9).", at)
+    if code in {0, SIGTERM}:
+        return Exit("stopped", start + "it was shut down.", at)
+    return Exit("crashed", f"{start}it crashed (exit code {code}). Start it again.", at)

@@ -1,0 +1,176 @@
+"""A server's home: its volume, what is laid into it, what is delivered beside it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpuspawner import seeding
+from gpuspawner.container import volume_labels
+from gpuspawner.engine import DockerEngine
+from gpuspawner.errors import EngineRefused, GPUSpawnerError
+from gpuspawner.model import Owner
+
+FACTS = "/opt/gpuspawner/server.json"
+ROOT = seeding.Owner(0, 0)
+OOM_NOTE = "OUT-OF-MEMORY.txt"
+NOT_FOUND = 404
+
+
+class HomeConflict(GPUSpawnerError):
+    """The volume that should become a home belongs to somebody else."""
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder of the hub: relative path -> content."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def volume_name(hub_id: str, user: str, server: str, taken: set[str]) -> str:
+    """Return the name of a new home; `taken` are homes of the user's other servers.
+
+    Args:
+        user: Escaped user name.
+        server: Escaped server name, "" for the default server.
+    """
+    base = f"{hub_id}-home-{user}" + (f"--{server}" if server else "")
+    names = [base, *(f"{base}--{n}" for n in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+async def ensure_volume(
+    engine: DockerEngine, name: str, hub_id: str, owner: Owner
+) -> bool:
+    """Create the volume if there is none; return whether it is new.
+
+    Raises:
+        HomeConflict: A volume of that name belongs to another hub or user.
+    """
+    labels = volume_labels(hub_id, owner)
+    try:
+        found = await engine.call("inspect_volume", name)
+    except EngineRefused as error:
+        if error.status != NOT_FOUND:
+            raise
+        await engine.call("create_volume", name, labels=labels)
+        return True
+    theirs = found.get("Labels") or {}
+    # The server may have been renamed; hub and user must be the same.
+    wrong = [key for key in list(labels)[:2] if theirs.get(key) != labels[key]]
+    if wrong:
+        raise HomeConflict(
+            f"The volume {name} exists and is not this user's home. An admin must "
+            "rename or remove it."
+        )
+    return False
+
+
+async def seed(
+    engine: DockerEngine,
+    container: str,
+    home: str,
+    files: Mapping[str, bytes],
+    owner: seeding.Owner,
+) -> seeding.SeedPlan:
+    """Lay files into the home of a created container; see `seeding.plan`."""
+    manifest = seeding.read_manifest(
+        await engine.read_file(container, f"{home}/{seeding.MANIFEST}")
+    )
+    current = await _current(engine, container, home, files, manifest)
+    found = seeding.plan(files, manifest, current)
+    if found.writes or found.manifest != manifest:
+        text = seeding.write_manifest(found.manifest)
+        packed = seeding.archive({**found.writes, seeding.MANIFEST: text}, owner)
+        await engine.put(container, home, packed)
+    return found
+
+
+async def _current(
+    engine: DockerEngine,
+    container: str,
+    home: str,
+    files: Mapping[str, bytes],
+    manifest: Mapping[str, seeding.Record],
+) -> dict[str, str | None]:
+    """Return what stands at every path that may be written."""
+    names = list(files)
+    names += [
+        seeding.beside(p, n) for p in files for n in range(1, seeding.N_BESIDE + 1)
+    ]
+    folders = sorted({name.rpartition("/")[0] for name in names} - {""})
+    blocked = set()
+    for folder in folders:
+        found = await engine.stat(container, f"{home}/{folder}")
+        if found is not None and not found.is_dir:
+            blocked.add(folder)
+        elif found is None:
+            names = [name for name in names if name.rpartition("/")[0] != folder]
+    current: dict[str, str | None] = {}
+    for name in names:
+        if name.rpartition("/")[0] in blocked:
+            current[name] = "in the way: the folder is not a folder"
+            continue
+        if name not in files and _is_untouched_base(name, files, manifest, current):
+            continue
+        sizes = {len(files[name])} if name in files else set()
+        if name in manifest:
+            sizes.add(manifest[name].size)
+        current[name] = await _digest(engine, container, f"{home}/{name}", sizes)
+    return current
+
+
+def _is_untouched_base(
+    name: str,
+    files: Mapping[str, bytes],
+    manifest: Mapping[str, seeding.Record],
+    current: Mapping[str, str | None],
+) -> bool:
+    """Return whether nothing will be laid under this beside-name, so nobody looks."""
+    base = re.sub(r" \(new version(?: \d+)?\)", "", name)
+    now, record = current.get(base), manifest.get(base)
+    return (
+        now is None
+        or now == seeding.digest(files[base])
+        or (record is not None and now == record.sha256)
+    )
+
+
+async def _digest(
+    engine: DockerEngine, container: str, path: str, sizes: set[int]
+) -> str | None:
+    """Return a file's sha256, or a text that is none if it cannot be ours."""
+    found = await engine.stat(container, path)
+    if found is None:
+        return None
+    if not found.is_file or found.size not in sizes:
+        return f"not ours: {found.size} bytes"
+    content = await engine.read_file(container, path)
+    return None if content is None else seeding.digest(content)
+
+
+async def deliver(
+    engine: DockerEngine,
+    container: str,
+    files: Mapping[str, bytes],
+    facts: Mapping[str, object],
+) -> None:
+    """Put root-owned files and the facts file into a created container.
+
+    Args:
+        files: Absolute path in the container -> content.
+        facts: What the server may know about itself, see spawner/README.md.
+    """
+    packed = {path.lstrip("/"): content for path, content in files.items()}
+    packed[FACTS.lstrip("/")] = json.dumps(facts, indent=1).encode()
+    await engine.put(container, "/", seeding.archive(packed, ROOT))
+
+
+async def note_out_of_memory(
+    engine: DockerEngine, container: str, home: str, text: str, owner: seeding.Owner
+) -> None:
+    """Lay a note into a running server's home that says what ended a program."""
+    await engine.put(container, home, seeding.archive({OOM_NOTE: text.encode()}, owner))

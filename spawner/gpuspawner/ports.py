@@ -1,0 +1,99 @@
+"""What the plugin needs from the world. Adapters implement these; tests may too."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from gpuspawner.model import Container, Device, Lease, Offer, Owner, Statement
+
+
+class Probe(Protocol):
+    """Reads the machine's GPUs."""
+
+    async def list_devices(self) -> tuple[Device, ...]:
+        """Return every device, lost ones marked; () without a driver.
+
+        Raises:
+            ProbeFailed: A driver is there but does not answer; a sentence says why.
+        """
+        ...
+
+    @property
+    def absence(self) -> str | None:
+        """A sentence why there are no devices, None if there are some."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs containers. Every method raises EngineUnknown if nothing is known.
+
+    EngineRefused means the engine answered no.
+    """
+
+    async def list(self) -> list[Container]:
+        """Return every container, stopped ones too."""
+        ...
+
+    async def inspect(self, name: str) -> Container | None:
+        """Return one container by name or id, None only if it surely is gone."""
+        ...
+
+    async def remove(self, name: str, *, timeout_s: int = 10) -> None:
+        """Stop and remove a container; it is gone when this returns."""
+        ...
+
+    async def run_check(self, name: str, command: Sequence[str]) -> int:
+        """Run a short command inside a running container; return its exit status."""
+        ...
+
+    def pull(self, image: str) -> AsyncIterator[str]:
+        """Yield progress sentences until the image is there; nothing if it was."""
+        ...
+
+    async def facts(self) -> Mapping[str, Any]:
+        """Return memory_bytes, n_cpus and cdi_devices of the engine's machine."""
+        ...
+
+
+class Offers(Protocol):
+    """Who may take which sizes; the catalogue will stand behind it."""
+
+    def for_owner(
+        self, owner: Owner, groups: Sequence[str], machine: Sequence[Offer]
+    ) -> Sequence[Offer]:
+        """Return the offers of this user, the default first; never empty."""
+        ...
+
+
+class Meter(Protocol):
+    """Tokens; the ledger will stand behind it."""
+
+    async def statement(self, lease: Lease) -> Statement:
+        """Return the owner's balance and what this lease burns."""
+        ...
+
+
+class EveryMachineOffer:
+    """Offers every size of the machine to everybody."""
+
+    def for_owner(
+        self,
+        owner: Owner,  # noqa: ARG002 - the port's signature
+        groups: Sequence[str],  # noqa: ARG002
+        machine: Sequence[Offer],
+    ) -> Sequence[Offer]:
+        """Return all of them."""
+        return machine
+
+
+class PlaceholderMeter:
+    """PLACEHOLDER until the ledger exists: no tokens are counted, and it says so."""
+
+    async def statement(self, lease: Lease) -> Statement:  # noqa: ARG002
+        """Return a statement without figures."""
+        return Statement(
+            provider="placeholder",
+            is_placeholder=True,
+            balance_microtokens=None,
+            rate_microtokens_per_s=None,
+            note="Tokens are not metered on this hub yet: nothing is charged.",
+        )

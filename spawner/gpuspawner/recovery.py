@@ -1,0 +1,103 @@
+"""What must be done so that containers and leases agree again. A pure plan.
+
+The containers are the truth about who holds a GPU; leases in memory are a cache of it.
+Applying a plan twice does nothing the second time.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from gpuspawner import container as c
+from gpuspawner.model import Container, Device, Lease, LeaseState
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do.
+
+    Attributes:
+        adopt: Leases of containers that a spawner claims and the pool does not know.
+        remove: Ids of our containers that nobody claims, or whose lease must end.
+        drop: Ids of leases whose container is gone.
+        foreign: UUID -> name of a container that is not ours and holds the device.
+    """
+
+    adopt: tuple[Lease, ...] = ()
+    remove: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    foreign: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether containers and leases already agree."""
+        return not (self.adopt or self.remove or self.drop)
+
+
+def plan(
+    hub: str,
+    containers: Sequence[Container],
+    leases: Mapping[str, Lease],
+    claims: Set[str],
+    devices: Sequence[Device],
+) -> Plan:
+    """Return what makes leases and containers agree.
+
+    Args:
+        hub: Containers with another hub's label are never touched.
+        containers: Every container of the engine, listed *after* `leases` was copied:
+            a container is created only after its lease exists.
+        leases: Id -> lease as the pool knew them before the listing.
+        claims: Lease ids that spawners loaded from the hub's database.
+        devices: All devices of the machine.
+    """
+    by_uuid = {device.uuid: device for device in devices}
+    adopt, remove, seen = [], [], set()
+    for found in containers:
+        if found.labels.get(c.HUB) != hub:
+            continue
+        lease_id = found.labels.get(c.LEASE, "")
+        known = leases.get(lease_id)
+        seen.add(lease_id)
+        if known is None and lease_id in claims:
+            adopt.append(_read(found, by_uuid))
+        elif known is None or known.state is LeaseState.RELEASING:
+            remove.append(found.id)
+    drop = [
+        lease.id
+        for lease in leases.values()
+        if lease.id not in seen and lease.state is not LeaseState.STARTING
+    ]
+    return Plan(
+        tuple(adopt), tuple(remove), tuple(drop), _foreign(hub, containers, devices)
+    )
+
+
+def _read(found: Container, by_uuid: Mapping[str, Device]) -> Lease:
+    """Return the lease that the labels describe; a vanished device stays in it."""
+    devices = tuple(
+        by_uuid.get(uuid) or Device(-1, uuid, "unknown GPU", 0, -1, is_lost=True)
+        for uuid in c.uuids_of(found)
+    )
+    lease_id = found.labels[c.LEASE]
+    return Lease(
+        lease_id, c.owner_of(found), devices, LeaseState.ACTIVE, "found running"
+    )
+
+
+def _foreign(
+    hub: str, containers: Iterable[Container], devices: Sequence[Device]
+) -> dict[str, str]:
+    """Return which devices are held by running containers that are not ours."""
+    held: dict[str, str] = {}
+    for found in containers:
+        if found.labels.get(c.HUB) == hub or not found.is_running:
+            continue
+        names = {name.removeprefix("nvidia.com/gpu=") for name in found.claim.ids}
+        for device in devices:
+            if (
+                found.claim.takes_all
+                or "all" in names
+                or names & {device.uuid, str(device.index)}
+            ):
+                held[device.uuid] = found.name
+    return held
