@@ -1,5 +1,5 @@
-"""A JupyterHub spawner that leases exact NVIDIA GPUs to Docker containers."""
+"""A JupyterHub spawner that leases exact NVIDIA GPUs to Docker containers.
 
-from gpuspawner.spawner import GPUDockerSpawner
-
-__all__ = ["GPUDockerSpawner"]
+Load it by its entry point (`c.JupyterHub.spawner_class = "gpu-docker"`) or import
+`gpuspawner.spawner.GPUDockerSpawner`.
+"""

@@ -29,7 +29,8 @@ class ConfiguredSpawner(DockerSpawner):
     hub_id = Unicode(
         help="""Name of this hub on the engine: containers and volumes labelled with it
         are this hub's to keep or remove; others are never touched. Default: a
-        random name kept in the file gpuspawner_hub_id in the hub's working directory.""",
+        random name kept in the file gpuspawner_hub_id in the hub's
+        working directory.""",
     ).tag(config=True)
 
     gpu_driver = Enum(
@@ -121,7 +122,8 @@ class ConfiguredSpawner(DockerSpawner):
 
     @default("name_template")
     def _default_name_template(self) -> str:
-        return "{prefix}-{username}--{servername}"
+        named = "--{servername}" if self.name else ""
+        return "{prefix}-{username}" + named
 
     @default("remove")
     def _default_remove(self) -> bool:

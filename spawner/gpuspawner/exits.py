@@ -30,6 +30,25 @@ REMOVED = Exit(
 )
 
 
+# What engines say at a start, and what an admin has to do about it.
+KNOWN = {
+    "could not select device driver": "The engine cannot attach GPUs: install the "
+    "NVIDIA Container Toolkit and restart the engine.",
+    "No such image": "The image of this server is not on the machine and could not be "
+    "pulled.",
+    "no space left on device": "The machine's disk is full.",
+    "unresolvable CDI devices": "The engine's list of GPUs (CDI) is out of date: "
+    "generate it again.",
+}
+
+
+def explain(said: str) -> str:
+    """Return what the engine said as a sentence; what is known comes first."""
+    text = f"{said.strip().rstrip('.')}."
+    hint = next((hint for known, hint in KNOWN.items() if known in said), "")
+    return f"{hint} (The engine said: {text})" if hint else text
+
+
 def human_bytes(n: int) -> str:
     """Return n bytes in the largest unit that keeps it >= 1, like "1.5 GiB"."""
     value = float(n)

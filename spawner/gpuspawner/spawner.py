@@ -353,7 +353,7 @@ class GPUDockerSpawner(ConfiguredSpawner):
         if isinstance(error, GPUSpawnerError):
             self.log.error("server not started owner=%s: %s", self.owner, error)
             return web.HTTPError(
-                503, f"The server could not be started: {_sentence(error)} Try again; "
+                503, f"The server could not be started: {exits.explain(str(error))} Try again; "
                 "if it happens again, show this to your admin."
             )  # fmt: skip
         self.log.error("server not started owner=%s", self.owner, exc_info=error)
@@ -430,7 +430,8 @@ class GPUDockerSpawner(ConfiguredSpawner):
             text = (
                 f"At {self._oom_seen_at:%Y-%m-%d %H:%M} UTC a program in this server "
                 f"was stopped: {exits.out_of_memory(self._memory_bytes)}\n"
-                "If it was a notebook's kernel, its variables are lost, not its files.\n"
+                "A notebook kernel that was stopped has lost its variables. Files are "
+                "safe.\n"
                 "You can delete this note.\n"
             )
             await homes.note_out_of_memory(
@@ -507,8 +508,3 @@ def _granted(lease: Lease) -> str:
     if not lease.devices:
         return "A CPU server is yours"
     return f"{' and '.join(map(str, lease.devices))}: yours alone"
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error).strip().rstrip(".")
-    return f"{text}."
