@@ -201,7 +201,11 @@ class DockerEngine:
         await self.call("put_archive", name, folder, packed)
 
     async def n_oom_since(self, name: str, since: datetime) -> int:
-        """Return how often the kernel ended a process in it for memory since then."""
+        """Return how often the kernel ended a process in it for memory since then.
+
+        Times are whole seconds: an event of the current second is counted by the next
+        call, so calls whose `since` is the time of the one before miss none.
+        """
 
         def work() -> int:
             events = self.client.events(

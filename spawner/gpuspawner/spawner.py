@@ -352,15 +352,18 @@ class GPUDockerSpawner(ConfiguredSpawner):
             return refused
         if isinstance(error, GPUSpawnerError):
             self.log.error("server not started owner=%s: %s", self.owner, error)
+            why = exits.explain(str(error))
             return web.HTTPError(
-                503, f"The server could not be started: {exits.explain(str(error))} Try again; "
-                "if it happens again, show this to your admin."
-            )  # fmt: skip
+                503,
+                f"The server could not be started: {why} Try again; if it happens "
+                "again, show this to your admin.",
+            )
         self.log.error("server not started owner=%s", self.owner, exc_info=error)
         return web.HTTPError(
-            500, "The server could not be started because of a fault in the hub. "
-            "Your admin finds it in the hub's log."
-        )  # fmt: skip
+            500,
+            "The server could not be started because of a fault in the hub. Your admin "
+            "finds it in the hub's log.",
+        )
 
     async def _undo(self) -> None:
         """Remove the container and give the devices back; never raises."""
