@@ -97,6 +97,9 @@ class GPUDockerSpawner(ConfiguredSpawner):
         `stop` because the container was gone.
         """
         super().clear_state()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.object_id = ""
         if self.lease_id:
             self.host.claims.discard(self.lease_id)
@@ -419,7 +422,9 @@ class GPUDockerSpawner(ConfiguredSpawner):
         return self._ended(ended)
 
     def _ended(self, ended: exits.Exit) -> str:
+        """Keep the reason: JupyterHub polls once more, and then nothing is left."""
         self.last_exit = asdict(ended)
+        self._let_go()
         self.log.warning("server ended owner=%s reason=%s", self.owner, ended.reason)
         return ended.sentence
 
