@@ -160,7 +160,7 @@ class GPUDockerSpawner(ConfiguredSpawner):
         try:
             return await self._start()
         except Exception as error:
-            raise await self._failed(error) from error
+            raise await self._undone(error) from error
         except asyncio.CancelledError:
             await asyncio.shield(self._undo())
             raise
@@ -344,7 +344,7 @@ class GPUDockerSpawner(ConfiguredSpawner):
                 status,
             )
 
-    async def _failed(self, error: Exception) -> web.HTTPError:
+    async def _undone(self, error: Exception) -> web.HTTPError:
         """Undo what was begun; return what the user reads."""
         await self._undo()
         self._forget_choice()

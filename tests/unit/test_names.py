@@ -1,0 +1,30 @@
+"""A subclass of somebody else's class must not take one of its names by accident."""
+
+from dockerspawner import DockerSpawner
+from gpuspawner.configuration import ConfiguredSpawner
+from gpuspawner.spawner import GPUDockerSpawner
+
+# What the plugin means to replace. A name that is not here is an accident: `_failed`
+# once was, and JupyterHub took every spawner for a failed one.
+MEANT = {
+    "client", "docker", "load_state", "get_state", "clear_state", "start", "stop",
+    "poll", "progress", "rename", "delete_forever", "_default_options_form",
+    "_default_options_from_form", "_default_name_template",
+}  # fmt: skip
+
+
+def test_only_what_is_meant_replaces_a_name_of_jupyterhub() -> None:
+    """Every own name is either new or listed above."""
+    ours = {**vars(ConfiguredSpawner), **vars(GPUDockerSpawner)}
+    theirs = set(dir(DockerSpawner))
+    made_by_traitlets = {name for name in vars(DockerSpawner) if "trait" in name}
+    taken = {
+        name
+        for name in ours
+        if name in theirs
+        and not name.startswith("__")
+        and name not in made_by_traitlets
+        and name not in {"_descriptors", "_instance_inits"}
+        and name != "_static_immutable_initial_values"
+    }
+    assert taken == MEANT
