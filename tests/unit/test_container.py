@@ -29,11 +29,11 @@ def test_a_server_without_a_lease_sees_no_gpu_whatever_its_image_says() -> None:
 
 def test_a_lease_asks_for_exactly_its_uuids_never_a_count() -> None:
     """By the hook or by CDI."""
-    (by_hook,) = c.device_requests((GPU,), "nvidia") or ()
+    (by_hook,) = c.device_requests((GPU,), "nvidia") or [{}]
     assert by_hook["DeviceIDs"] == ["GPU-3"]
     assert "Count" not in by_hook
     assert c.environment(LEASE, LIMITS, "nvidia")["NVIDIA_VISIBLE_DEVICES"] == "GPU-3"
-    (by_cdi,) = c.device_requests((GPU,), "cdi") or ()
+    (by_cdi,) = c.device_requests((GPU,), "cdi") or [{}]
     assert by_cdi == {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-3"]}
     assert c.environment(LEASE, LIMITS, "cdi")["NVIDIA_VISIBLE_DEVICES"] == "void"
 

@@ -1,0 +1,187 @@
+"""A container for a lease: made, filled and checked."""
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from traitlets import Unicode
+
+from gpuspawner import container as c
+from gpuspawner import homes, seeding
+from gpuspawner.configuration import ConfiguredSpawner
+from gpuspawner.errors import EngineRefused, EngineUnknown
+from gpuspawner.model import Lease, Limits, Owner
+from gpuspawner.progress import Progress
+
+CLEANUP_GRACE_S = 2
+
+
+class CreatingSpawner(ConfiguredSpawner):
+    """Turns a lease into a container that is ready to be started.
+
+    Attributes:
+        home_volume: Name of the volume that is this server's home, "" if none yet.
+    """
+
+    home_volume = Unicode()
+
+    _progress = Progress()
+
+    @property
+    def owner(self) -> Owner:
+        """Whose server this is."""
+        return Owner(self.user.name, self.name)
+
+    async def clear_name(self) -> None:
+        """Remove what an earlier try left under our name."""
+        found = await self.host.engine.inspect(self.object_name)
+        if found is None:
+            return
+        if found.labels.get(c.HUB) != self.hub_id:
+            raise c.ConfigurationError(
+                f"a container named {found.name} exists that is not this hub's; "
+                "change GPUDockerSpawner.name_template or remove it"
+            )
+        await self.host.end(
+            found.labels.get(c.LEASE, ""), found.id, timeout_s=CLEANUP_GRACE_S
+        )
+
+    async def make_home(self) -> None:
+        """Create the home's volume if there is none; its name is kept in the state.
+
+        Raises:
+            HomeConflict: A volume of that name is somebody else's.
+        """
+        if not self.home_volume:
+            others = self.user.orm_user.orm_spawners
+            taken = {
+                (other.state or {}).get("home_volume", "")
+                for name, other in others.items()
+                if name != self.name
+            }
+            server = self.escape(self.name) if self.name else ""
+            self.home_volume = homes.volume_name(
+                self.hub_id, self.escaped_name, server, taken
+            )
+        await homes.ensure_volume(
+            self.host.engine, self.home_volume, self.hub_id, self.owner
+        )
+
+    async def _driver(self, lease: Lease) -> str:
+        if self.gpu_driver != "auto" or not lease.devices:
+            return str(self.gpu_driver) if self.gpu_driver != "auto" else "nvidia"
+        known = (await self.host.engine.facts())["cdi_devices"]
+        wanted = {f"nvidia.com/gpu={uuid}" for uuid in lease.uuids}
+        return "cdi" if wanted <= known else "nvidia"
+
+    async def create_container(self, lease: Lease, limits: Limits) -> str:
+        """Create the container; return its id."""
+        driver = await self._driver(lease)
+        extra_create = await self._extra(self.extra_create_kwargs)
+        extra_host = await self._extra(self.extra_host_config)
+        c.check_extra_host_config(extra_host)
+        binds = {
+            **self.volume_binds,
+            self.home_volume: {"bind": self.home_dir, "mode": "rw"},
+        }
+        host_config: dict[str, Any] = {
+            **extra_host,
+            **c.host_config(lease, limits, driver, self.cap_add),
+            "binds": binds,
+            "mounts": self.mount_binds,
+            "links": self.links,
+        }
+        host_config.setdefault("network_mode", self.network_name)
+        if not self.use_internal_ip:
+            host_config["port_bindings"] = {self.port: (self.host_ip,)}
+        environment = self.get_env() | c.environment(lease, limits, driver)
+        environment["GPUSPAWNER_FACTS"] = homes.FACTS
+        created = await self.docker(
+            "create_container",
+            **{
+                **extra_create,
+                "image": self.image,
+                "name": self.object_name,
+                "command": await self.get_command(),
+                "environment": environment,
+                "ports": [self.port],
+                "volumes": [bind["bind"] for bind in binds.values()],
+                "labels": {
+                    **(extra_create.get("labels") or {}),
+                    **c.labels(self.hub_id, lease),
+                },
+                "host_config": self.client.create_host_config(**host_config),
+            },
+        )
+        return str(created["Id"])
+
+    async def _extra(self, configured: Any) -> dict[str, Any]:
+        value = self._eval_if_callable(configured)
+        if asyncio.iscoroutine(value):
+            value = await value
+        return dict(self._render_templates(value))
+
+    async def fill(self, created: str, lease: Lease, limits: Limits) -> None:
+        """Deliver files and seed the home; one that cannot be seeded still starts."""
+        engine = self.host.engine
+        delivered = {
+            f"{folder}/{path}": content
+            for folder, source in self.deliver.items()
+            for path, content in homes.read_tree(Path(source)).items()
+        }
+        await homes.deliver(
+            engine, created, delivered, await self._facts(lease, limits)
+        )
+        if not self.seed_home:
+            return
+        files = homes.read_tree(Path(self.seed_home))
+        owner = seeding.Owner(*self.home_owner)
+        try:
+            laid = await homes.seed(engine, created, self.home_dir, files, owner)
+        except (EngineRefused, EngineUnknown) as error:
+            self.log.warning("home not seeded owner=%s: %s", self.owner, error)
+            self._progress.say(50, "The examples could not be laid into your home")
+            return
+        for new, edited in laid.beside.items():
+            self._progress.say(50, f"{edited} has a new version: {new}")
+
+    async def _facts(self, lease: Lease, limits: Limits) -> dict[str, object]:
+        probe = self.host.probe
+        why = probe.absence or "This server was started without a GPU."
+        return {
+            "user": self.owner.user,
+            "server": self.owner.server,
+            "lease": {
+                "id": lease.id,
+                "devices": [
+                    {
+                        "uuid": device.uuid,
+                        "index": device.index,
+                        "name": device.name,
+                        "memory_bytes": device.memory_bytes,
+                    }
+                    for device in lease.devices
+                ],
+            }
+            if lease.devices
+            else None,
+            "why_no_gpu": None if lease.devices else why,
+            "simulated": any(
+                device.is_simulated for device in self.host.pool.devices.values()
+            ),
+            "limits": asdict(limits),
+            "tokens": asdict(await self.meter.statement(lease)),
+        }
+
+    async def check(self, created: str, lease: Lease) -> None:
+        """Compare the devices in the started container with the lease."""
+        if not (lease.devices and self.check_devices):
+            return
+        status = await self.host.engine.run_check(created, c.check_devices(lease))
+        if status != 0:
+            raise EngineRefused(
+                "the container did not get exactly the GPUs of its lease; an admin "
+                "must check the NVIDIA Container Toolkit",
+                status,
+            )

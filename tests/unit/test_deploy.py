@@ -1,0 +1,345 @@
+"""The deployment's own decisions: settings, variables, failures, compose file."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from steps import compose, engine, gpus, settings
+from toolbox import client, console
+from toolbox.command import Result
+from toolbox.console import Failure
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("COMPOSE_PROJECT_NAME", "TORCHROOM_PORT", "TORCHROOM_SIMULATED_GPUS")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [n for n in os.environ if n.startswith("TORCHROOM_")] + list(NAMES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCHROOM_STATE_DIR", str(tmp_path / "state"))
+    # what settings.read() puts into the environment is undone as well
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+class TestSettings:
+    """A person's settings are read, and wrong ones are refused with a sentence."""
+
+    def test_defaults(self, tmp_path: Path) -> None:
+        assert settings.read(tmp_path / "none") == settings.Settings(
+            "torchroom", 8000, "torchroom-servers", 0, ""
+        )
+
+    def test_env_file_counts_and_the_shell_wins(self, tmp_path: Path) -> None:
+        file = tmp_path / ".env"
+        file.write_text("TORCHROOM_PORT=9000\nTORCHROOM_SIMULATED_GPUS=4\n")
+        os.environ["TORCHROOM_PORT"] = "9001"
+        read = settings.read(file)
+        assert (read.port, read.simulated) == (9001, 4)
+
+    def test_an_empty_variable_is_no_setting(self, tmp_path: Path) -> None:
+        file = tmp_path / ".env"
+        file.write_text("TORCHROOM_PORT=9000\n")
+        os.environ["TORCHROOM_PORT"] = ""
+        assert settings.read(file).port == 9000
+
+    @pytest.mark.parametrize(
+        ("line", "value"),
+        [
+            ("A=1", "1"),
+            ("export A = 1", "1"),
+            ("A='x # y' # why", "x # y"),
+            ('A="x"', "x"),
+            ("A=x#y # why", "x#y"),
+            ("A=", ""),
+            ("A=# why", ""),
+        ],
+    )
+    def test_lines_are_read_as_people_write_them(self, line: str, value: str) -> None:
+        assert settings.parse(f"# A=0\n\n{line}\n") == {"A": value}
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("TORCHROOM_PORT", "0"),
+            ("TORCHROOM_PORT", "65536"),
+            ("TORCHROOM_PORT", "http"),
+            ("TORCHROOM_SIMULATED_GPUS", "-1"),
+            ("TORCHROOM_SIMULATED_GPUS", "33"),
+            ("COMPOSE_PROJECT_NAME", "My Room"),
+        ],
+    )
+    def test_wrong_values_are_refused_by_name(
+        self, tmp_path: Path, name: str, value: str
+    ) -> None:
+        os.environ[name] = value
+        with pytest.raises(Failure, match=name) as raised:
+            settings.read(tmp_path / "none")
+        assert raised.value.todo
+
+
+class TestVariables:
+    """compose.env: private, complete, and with secrets that stay."""
+
+    def write(self, **values: str) -> dict[str, str]:
+        wanted = settings.read(Path("/nonexistent"))
+        compose.write_variables(wanted, values)
+        return compose.read_variables()
+
+    def test_only_its_owner_reads_it(self, tmp_path: Path) -> None:
+        self.write()
+        mode = (tmp_path / "state" / "compose.env").stat().st_mode
+        assert stat.S_IMODE(mode) == 0o600
+
+    def test_secrets_are_made_once(self) -> None:
+        first = self.write()["CONFIGPROXY_AUTH_TOKEN"]
+        assert len(first) == 64
+        assert self.write()["CONFIGPROXY_AUTH_TOKEN"] == first
+        compose.forget()
+        assert self.write()["CONFIGPROXY_AUTH_TOKEN"] != first
+
+    def test_a_setting_in_the_shell_arrives(self) -> None:
+        os.environ["TORCHROOM_GPU_DRIVER"] = "cdi"
+        assert self.write()["TORCHROOM_GPU_DRIVER"] == "cdi"
+
+    def test_values_with_blanks_survive(self) -> None:
+        path = "/srv/my room/docker.sock"
+        written = self.write(TORCHROOM_ENGINE_SOCKET=path)
+        assert written["TORCHROOM_ENGINE_SOCKET"] == path
+
+
+class TestComposeFailures:
+    """What Compose says is turned into what to do."""
+
+    @pytest.mark.parametrize(
+        ("said", "word", "todo"),
+        [
+            (
+                "Bind for 127.0.0.1:8000 failed: port is already allocated",
+                "8000",
+                "PORT",
+            ),
+            (
+                "listen tcp4 127.0.0.1:8000: bind: address already in use",
+                "8000",
+                "PORT",
+            ),
+            ("No such image: torchroom/hub:9", "image", "make images"),
+            ("something else", "something else", "again"),
+        ],
+    )
+    def test_sentence(
+        self, monkeypatch: pytest.MonkeyPatch, said: Any, word: str, todo: str
+    ) -> None:
+        wanted = settings.read(Path("/nonexistent"))
+        monkeypatch.setattr(compose, "run", lambda *_args: Result(1, "", said))
+        with pytest.raises(Failure, match=word) as raised:
+            compose.must(["docker-compose"], wanted, "up")
+        assert todo in raised.value.todo
+
+
+class TestFailures:
+    """A command ends with sentences and a status, never with a traceback."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [Failure("it rains", "take a coat"), OSError("it rains"), KeyboardInterrupt()],
+    )
+    def test_exit_status_and_words(
+        self, capsys: pytest.CaptureFixture[str], error: BaseException
+    ) -> None:
+        def main() -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as ended:
+            console.as_command(main)
+        out = capsys.readouterr().out
+        assert ended.value.code == 1
+        assert "Failed: " in out
+        assert "Next: " in out
+        assert "Traceback" not in out
+
+    @pytest.mark.parametrize("command", ["up", "down", "purge"])
+    def test_an_engine_elsewhere_is_refused(self, tmp_path: Path, command: str) -> None:
+        env = {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{tmp_path}/none.sock",
+            "FORCE": "1",
+        }
+        done = subprocess.run(
+            ["python3", str(ROOT / "deploy" / f"{command}.py")],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "Failed: " in done.stdout
+        assert "Next: " in done.stdout
+        assert "Traceback" not in done.stdout + done.stderr
+
+
+class TestSocket:
+    """The engine's socket follows DOCKER_HOST."""
+
+    def test_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+        assert str(client.socket_path()) == "/var/run/docker.sock"
+
+    def test_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_HOST", "unix:///run/other.sock")
+        assert str(client.socket_path()) == "/run/other.sock"
+
+    def test_another_machine_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.1:2375")
+        with pytest.raises(Failure, match="on this machine"):
+            client.socket_path()
+
+
+class TestGpus:
+    """The hub gets NVIDIA's runtime where the engine has it, and nothing where not."""
+
+    def wanted(self) -> settings.Settings:
+        return settings.read(Path("/nonexistent"))
+
+    def test_real_ones(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpus, "docker_json", lambda _: {"Runtimes": {"nvidia": {}}})
+        values, _ = gpus.variables(self.wanted())
+        assert values == {"TORCHROOM_HUB_RUNTIME": "nvidia"}
+
+    def test_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpus, "docker_json", lambda _: {"Runtimes": {"runc": {}}})
+        values, said = gpus.variables(self.wanted())
+        assert values == {}
+        assert "CPU" in said
+
+    def test_a_driver_without_the_runtime_is_told(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(gpus, "docker_json", lambda _: {"Runtimes": {}})
+        monkeypatch.setattr(gpus, "_DRIVER", ROOT)
+        gpus.variables(self.wanted())
+        assert "nvidia-container-toolkit" in capsys.readouterr().out
+
+    def simulate(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        *,
+        finds: bool | None,
+        info: dict[str, Any],
+    ) -> dict[str, str]:
+        os.environ["TORCHROOM_SIMULATED_GPUS"] = "2"
+        folder = tmp_path / "state" / "simulation"
+        (folder / "cdi").mkdir(parents=True)
+        (folder / "cdi" / "spec.json").write_text("{}")
+        monkeypatch.setattr(gpus, "docker_json", lambda _: info)
+        monkeypatch.setattr(gpus, "_made", lambda _: 2)
+        monkeypatch.setattr(engine, "finds", lambda _: finds)
+        monkeypatch.setattr(engine, "ours", lambda: 0)
+        return gpus.variables(self.wanted())[0]
+
+    def test_simulated_ones_through_the_hook(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        values = self.simulate(monkeypatch, tmp_path, finds=True, info={})
+        assert values["TORCHROOM_SIMULATION_DIR"] == str(tmp_path / "state/simulation")
+        assert values["TORCHROOM_HUB_RUNTIME"] == "runc"
+        assert "TORCHROOM_GPU_DRIVER" not in values
+
+    def test_simulated_ones_through_cdi(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        info = {"CDISpecDirs": [str(tmp_path / "etc-cdi")]}
+        values = self.simulate(monkeypatch, tmp_path, finds=False, info=info)
+        assert values["TORCHROOM_GPU_DRIVER"] == "cdi"
+        assert (tmp_path / "etc-cdi" / gpus.SPEC).is_file()
+
+    def test_an_engine_that_offers_neither_is_told(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        self.simulate(monkeypatch, tmp_path, finds=None, info={})
+        assert "on its PATH" in capsys.readouterr().out
+
+    def test_what_the_hub_sees_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gpu = {"index": 0, "uuid": "GPU-1", "name": "H", "memory_bytes": 0}
+        said = json.dumps({"devices": [gpu]})
+        monkeypatch.setattr(gpus, "try_docker", lambda *_: Result(0, said, ""))
+        assert gpus.found("hub", simulated=True)[0].startswith("1 (simulated")
+        monkeypatch.setattr(gpus, "try_docker", lambda *_: Result(1, "", "boom"))
+        assert "unknown" in gpus.found("hub", simulated=True)[0]
+
+
+class TestComposeFile:
+    """What docker-compose.yml promises."""
+
+    @pytest.fixture
+    def services(self) -> dict[str, Any]:
+        text = (ROOT / "docker-compose.yml").read_text()
+        read: dict[str, Any] = yaml.safe_load(text)["services"]
+        return read
+
+    def test_only_loopback_is_published(self, services: dict[str, Any]) -> None:
+        ports = [p for s in services.values() for p in s.get("ports", [])]
+        assert ports
+        assert all(port.startswith("127.0.0.1:") for port in ports)
+
+    @pytest.mark.parametrize("name", ["proxy", "hub"])
+    def test_least_rights(self, services: dict[str, Any], name: str) -> None:
+        service = services[name]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"] is True
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert "privileged" not in service
+        assert "user" not in service  # the image's own user, 1000
+
+    def test_the_proxys_api_is_not_on_the_servers_network(
+        self, services: dict[str, Any]
+    ) -> None:
+        assert "--api-ip=proxy-api" in services["proxy"]["command"]
+        networks = services["proxy"]["networks"]
+        assert networks["default"]["aliases"] == ["proxy-api"]
+        assert not networks["servers"]
+
+    def test_only_the_hub_reaches_the_engine(self, services: dict[str, Any]) -> None:
+        holders = [
+            n for n, s in services.items() if "docker.sock" in str(s.get("volumes"))
+        ]
+        assert holders == ["hub"]
+
+    def test_gpus_are_for_looking_at_only(self, services: dict[str, Any]) -> None:
+        hub = services["hub"]["environment"]
+        assert hub["NVIDIA_DRIVER_CAPABILITIES"] == "utility"
+
+    def test_every_variable_is_documented(self) -> None:
+        documented = (ROOT / ".env.example").read_text()
+        used = set(
+            re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text())
+        )
+        for path in [*(ROOT / "deploy").rglob("*.py"), *(ROOT / "images").glob("*.py")]:
+            used |= set(
+                re.findall(r'"(TORCHROOM_[A-Z_]+|TORCH_[A-Z_]+)"', path.read_text())
+            )
+        missing = sorted(name for name in used if name not in documented)
+        assert missing == []
+
+
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", makefile, re.MULTILINE))
+    shown = subprocess.run(
+        ["make", "-s", "-C", str(ROOT)], capture_output=True, text=True, check=True
+    ).stdout
+    assert targets == set(re.findall(r"^  ([a-z-]+) ", shown, re.MULTILINE))
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony
+    assert targets == set(phony[1].split())
