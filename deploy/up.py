@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""`make up`: from a bare machine to a healthy hub, in steps that say what they do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from builder import build
+from steps import compose, engine, gpus, health, settings
+from toolbox import client, console
+from toolbox.console import Failure, say, step
+from toolbox.places import ROOT, version
+
+
+def main() -> None:
+    """Run the steps."""
+    started = time.monotonic()
+    wanted = settings.read()
+    with step("Docker engine") as current:
+        current.detail = engine.ensure()
+    with step("Compose") as current:
+        command = compose.find()
+        current.detail = compose.version(command)
+    user_image = _images(wanted)
+    with step("GPUs") as current:
+        values, current.detail = gpus.variables(wanted)
+    with step("hub and proxy") as current:
+        compose.write_variables(wanted, {**_variables(user_image), **values})
+        compose.must(
+            command, wanted, "up", "--detach", "--no-build", "--remove-orphans"
+        )
+        hub = health.wait(command, wanted)
+        current.detail = "healthy"
+    _farewell(wanted, hub, time.monotonic() - started)
+
+
+def _images(wanted: settings.Settings) -> str:
+    """Build what is missing; return the image for users' servers."""
+    _build("base")
+    image = _given(wanted.user_image) if wanted.user_image else _build("pytorch")
+    for name in ("proxy", "hub"):
+        _build(name)
+    return image
+
+
+def _given(image: str) -> str:
+    with step("user image") as current:
+        current.detail = image
+        if not client.image_exists(image):
+            say(f"    pulling {image}")
+            result = client.try_docker("pull", "--quiet", image, timeout=1800)
+            if not result.ok:
+                raise Failure(
+                    f"{image} (TORCHROOM_USER_IMAGE) is not here and cannot be pulled:"
+                    f" {result.last_words}",
+                    "build it (make images, make image-cuda) or name another one.",
+                )
+    return image
+
+
+def _build(name: str) -> str:
+    with step(f"image {name}") as current:
+        current.detail = build(name)
+    return current.detail
+
+
+def _variables(user_image: str) -> dict[str, str]:
+    socket = Path(os.environ.get("TORCHROOM_ENGINE_SOCKET") or client.socket_path())
+    if not socket.exists():
+        raise Failure(
+            f"there is no engine's socket at {socket}",
+            "check DOCKER_HOST and TORCHROOM_ENGINE_SOCKET.",
+        )
+    group = os.environ.get("TORCHROOM_ENGINE_GID") or str(socket.stat().st_gid)
+    config = (ROOT / "jupyterhub_config.py").read_bytes()
+    return {
+        "TORCHROOM_VERSION": version(),
+        "TORCHROOM_USER_IMAGE": user_image,
+        # a changed configuration makes a new hub container; users' servers go on
+        "TORCHROOM_CONFIG_DIGEST": hashlib.sha256(config).hexdigest()[:16],
+        "TORCHROOM_ENGINE_SOCKET": str(socket),
+        "TORCHROOM_ENGINE_GID": group,
+    }
+
+
+def _farewell(wanted: settings.Settings, hub: str, seconds: float) -> None:
+    who = health.login(hub)
+    lines = gpus.found(hub, simulated=bool(wanted.simulated))
+    say(f"\nTorchroom is up after {seconds:.0f} s.\n")
+    say(f"  Address:        http://127.0.0.1:{wanted.port}")
+    if who:
+        admin, its_password = who.get("admin_user"), who.get("admin_password")
+        say(f"  Students:       any name, password {who.get('user_password')}")
+        say(f"  Administrator:  {admin}, password {its_password}")
+    say(f"  GPUs:           {lines[0]}")
+    for line in lines[1:]:
+        say(f"                  {line}")
+    say("\n  Stop it with `make down`; everything that users saved is kept.")
+
+
+if __name__ == "__main__":
+    console.as_command(main)
