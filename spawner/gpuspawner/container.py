@@ -1,6 +1,7 @@
 """A lease written as a container, and read back: labels, environment, host settings."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from gpuspawner.errors import GPUSpawnerError
@@ -86,7 +87,7 @@ def environment(lease: Lease, limits: Limits, gpu_driver: str) -> dict[str, str]
         "NCCL_SOCKET_IFNAME": "lo",
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_DEBUG": "WARN",
-        "OMP_NUM_THREADS": str(max(1, int(limits.n_cpus))),
+        "OMP_NUM_THREADS": str(max(1, ceil(limits.n_cpus))),
         "MEM_LIMIT": str(limits.memory_bytes),
         "CPU_LIMIT": str(limits.n_cpus),
     }

@@ -1,0 +1,152 @@
+"""The main job in a real browser: log in, get a GPU of one's own, run the notebook."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from testbed.hub import Deployment, User
+
+pytestmark = [pytest.mark.docker, pytest.mark.browser]
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox",  # the tests run as root
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--disable-component-update",
+    "--no-first-run",
+]
+READY_MS = 90_000
+RUN_MS = 120_000
+PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a fresh profile; fails afterwards if it ever showed a traceback."""
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    page = context.new_page()
+    said: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        said.append(message.text)
+
+    page.on("console", note)
+    yield page
+    context.close()
+    assert not [text for text in said if "Traceback" in text]
+
+
+def log_in(page: Page, deployment: Deployment, name: str) -> None:
+    """Log in as a user does, with the local login."""
+    page.goto(deployment.url)
+    page.get_by_label("Username").fill(name)
+    page.get_by_label("Password").fill(deployment.login["user_password"])
+    page.locator("#login_submit").click()
+
+
+def keep(page: Page, name: str, folder: Path) -> None:
+    """Take a screenshot: into the documentation if asked for, else into tmp."""
+    if os.environ.get("TORCHROOM_UPDATE_PICTURES") == "1":
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        folder = PICTURES
+    page.screenshot(path=folder / name)
+
+
+def test_log_in_choose_a_gpu_and_run_the_notebook(
+    page: Page, deployment: Deployment, people: Callable[[str], User], tmp_path: Path
+) -> None:
+    """From the login page to the leased device's name in the notebook's output."""
+    student = people("student")
+    log_in(page, deployment, student.name)
+    expect(page.locator("input[name=offer][value='1-gpu']")).to_be_visible()
+    expect(page.get_by_text("simulated").first).to_be_visible()
+    keep(page, "spawn.png", tmp_path)
+
+    page.locator("input[name=offer][value='1-gpu']").check()
+    page.locator("#spawn_form [type=submit]").click()
+    expect(page.locator("#progress-message")).not_to_be_empty(timeout=20_000)
+
+    page.wait_for_url("**/lab/tree/welcome.ipynb*", timeout=READY_MS)
+    expect(page.locator(".jp-Notebook")).to_be_visible(timeout=READY_MS)
+    lease = student.lease()
+    assert len(lease.devices) == 1
+    run_all_cells(page)
+    devices = {row["uuid"]: row["name"] for row in deployment.devices()}
+    outputs = page.locator(".jp-OutputArea-output")
+    name = devices[lease.devices[0]]
+    expect(outputs.filter(has_text=name).first).to_be_visible(timeout=RUN_MS)
+    uuid = outputs.filter(has_text=lease.devices[0])
+    expect(uuid.first).to_be_visible(timeout=RUN_MS)
+    wait_until_idle(page)
+    assert "Traceback" not in page.locator(".jp-Notebook").inner_text()
+    page.get_by_text(name).first.scroll_into_view_if_needed()
+    keep(page, "welcome.png", tmp_path)
+
+
+def run_all_cells(page: Page) -> None:
+    """Choose "Run All Cells" from JupyterLab's menu, once a kernel is there."""
+    wait_until_idle(page)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def wait_until_idle(page: Page) -> None:
+    """Wait until the status bar says that there is a kernel and it is idle."""
+    status = page.locator("#jp-bottom-panel").get_by_text(re.compile(r"\| Idle"))
+    expect(status.first).to_be_visible(timeout=RUN_MS)
+
+
+def test_every_hub_page_says_simulated(
+    page: Page, deployment: Deployment, people: Callable[[str], User]
+) -> None:
+    """The announcement that GPUs are simulated is on every page, also before login."""
+    page.goto(f"{deployment.url}/hub/login")
+    expect(page.get_by_text("simulated").first).to_be_visible()
+    user = people("looker")
+    log_in(page, deployment, user.name)
+    for path in ("/hub/home", "/hub/spawn", "/hub/token"):
+        page.goto(deployment.url + path)
+        expect(page.get_by_text("simulated").first).to_be_visible()
+
+
+def test_a_wrong_password_is_said_kindly(page: Page, deployment: Deployment) -> None:
+    """The login page comes back with a sentence."""
+    page.goto(deployment.url)
+    page.get_by_label("Username").fill("somebody")
+    page.get_by_label("Password").fill("wrong")
+    page.locator("#login_submit").click()
+    expect(page.get_by_text("Invalid username or password")).to_be_visible()
+
+
+def test_no_free_gpu_is_said_on_the_page(
+    page: Page, deployment: Deployment, people: Callable[[str], User]
+) -> None:
+    """Who finds every GPU taken reads so before choosing and can take a CPU server."""
+    holder, late = people("holder"), people("late")
+    holder.start("4-gpu")
+    log_in(page, deployment, late.name)
+    expect(page.get_by_text("0 of 4").first).to_be_visible()
+    choice = page.locator("input[name=offer][value='1-gpu']")
+    if choice.is_enabled():
+        choice.check()
+        page.locator("#spawn_form [type=submit]").click()
+        expect(page.get_by_text("No GPU is free").first).to_be_visible(timeout=20_000)
+        page.goto(f"{deployment.url}/hub/spawn")
+    page.locator("input[name=offer][value='cpu']").check()
+    page.locator("#spawn_form [type=submit]").click()
+    page.wait_for_url("**/lab/tree/welcome.ipynb*", timeout=READY_MS)
+    assert late.lease().devices == ()
