@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,8 +85,9 @@ async def seed(
     found = seeding.plan(files, manifest, current)
     if found.writes or found.manifest != manifest:
         text = seeding.write_manifest(found.manifest)
-        packed = seeding.archive({**found.writes, seeding.MANIFEST: text}, owner)
-        await engine.put(container, home, packed)
+        await _put(
+            engine, container, home, {**found.writes, seeding.MANIFEST: text}, owner
+        )
     return found
 
 
@@ -166,11 +168,21 @@ async def deliver(
     """
     packed = {path.lstrip("/"): content for path, content in files.items()}
     packed[FACTS.lstrip("/")] = json.dumps(facts, indent=1).encode()
-    await engine.put(container, "/", seeding.archive(packed, ROOT))
+    await _put(engine, container, "/", packed, ROOT)
+
+
+async def _put(
+    engine: DockerEngine,
+    container: str,
+    folder: str,
+    files: Mapping[str, bytes],
+    owner: seeding.Owner,
+) -> None:
+    await engine.put(container, folder, seeding.archive(files, owner, time.time()))
 
 
 async def note_out_of_memory(
     engine: DockerEngine, container: str, home: str, text: str, owner: seeding.Owner
 ) -> None:
     """Lay a note into a running server's home that says what ended a program."""
-    await engine.put(container, home, seeding.archive({OOM_NOTE: text.encode()}, owner))
+    await _put(engine, container, home, {OOM_NOTE: text.encode()}, owner)

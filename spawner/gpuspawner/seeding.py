@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 MANIFEST = ".gpuspawner/seed.json"
-EPOCH = 1_600_000_000  # a fixed time: an untouched file keeps it
 N_BESIDE = 3
 
 
@@ -141,24 +140,27 @@ def write_manifest(manifest: Mapping[str, Record]) -> bytes:
     return json.dumps(rows, indent=1).encode()
 
 
-def archive(files: Mapping[str, bytes], owner: Owner) -> bytes:
-    """Return a tar of these files with the folders they need, all owned by `owner`."""
+def archive(files: Mapping[str, bytes], owner: Owner, at: float) -> bytes:
+    """Return a tar of these files with the folders they need, owned by `owner`.
+
+    `at` is the time of all of them, in seconds since 1970.
+    """
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for folder in _folders(files):
-            info = _entry(folder, owner, 0o755)
+            info = _entry(folder, owner, 0o755, at)
             info.type = tarfile.DIRTYPE
             tar.addfile(info)
         for path, content in files.items():
-            info = _entry(path, owner, 0o644)
+            info = _entry(path, owner, 0o644, at)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return out.getvalue()
 
 
-def _entry(path: str, owner: Owner, mode: int) -> tarfile.TarInfo:
+def _entry(path: str, owner: Owner, mode: int, at: float) -> tarfile.TarInfo:
     info = tarfile.TarInfo(path)
-    info.mode, info.uid, info.gid, info.mtime = mode, owner.uid, owner.gid, EPOCH
+    info.mode, info.uid, info.gid, info.mtime = mode, owner.uid, owner.gid, at
     return info
 
 

@@ -152,7 +152,7 @@ async def test_a_home_is_seeded_and_edits_survive_new_versions(
     v2 = {"welcome.ipynb": b"two!", "examples/a b.py": b"two!"}
     await homes.seed(real, server, HOME, v1, STUDENT)
     assert await real.read_file(server, f"{HOME}/examples/a b.py") == b"one"
-    mine = seeding.archive({"examples/a b.py": b"mine"}, STUDENT)
+    mine = seeding.archive({"examples/a b.py": b"mine"}, STUDENT, 1e9)
     await real.put(server, HOME, mine)
     await homes.seed(real, server, HOME, v2, STUDENT)
     assert await real.read_file(server, f"{HOME}/welcome.ipynb") == b"two!"
@@ -162,12 +162,12 @@ async def test_a_home_is_seeded_and_edits_survive_new_versions(
     assert (await homes.seed(real, server, HOME, v2, STUDENT)).writes == {}
 
 
-async def test_an_edit_that_keeps_size_and_time_is_still_an_edit(
+async def test_an_edit_that_keeps_the_size_is_still_an_edit(
     real: DockerEngine, server: str
 ) -> None:
-    """Content decides, not size or time."""
+    """Content decides."""
     await homes.seed(real, server, HOME, {"a.py": b"one"}, STUDENT)
-    await real.put(server, HOME, seeding.archive({"a.py": b"eno"}, STUDENT))
+    await real.put(server, HOME, seeding.archive({"a.py": b"eno"}, STUDENT, 1e9))
     await homes.seed(real, server, HOME, {"a.py": b"two"}, STUDENT)
     assert await real.read_file(server, f"{HOME}/a.py") == b"eno"
 

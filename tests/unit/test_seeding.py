@@ -4,7 +4,6 @@ import io
 import tarfile
 
 from gpuspawner.seeding import (
-    EPOCH,
     MANIFEST,
     Owner,
     Record,
@@ -108,9 +107,9 @@ def test_whatever_happens_no_edit_is_lost(
 
 
 def test_the_archive_holds_folders_and_files_of_the_owner() -> None:
-    """Everything belongs to the student, with a fixed time."""
-    packed = archive({PATH: V1, MANIFEST: b"{}"}, Owner(1000, 100))
+    """Everything belongs to the student."""
+    packed = archive({PATH: V1, MANIFEST: b"{}"}, Owner(1000, 100), 1e9)
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         found = {member.name: member for member in tar}
     assert set(found) == {"examples", PATH, ".gpuspawner", MANIFEST}
-    assert all((m.uid, m.gid, m.mtime) == (1000, 100, EPOCH) for m in found.values())
+    assert all((m.uid, m.gid, m.mtime) == (1000, 100, 1e9) for m in found.values())
