@@ -84,7 +84,7 @@ def pytest_terminal_summary(
 ) -> None:
     """Say how many tests could not run here and why."""
     for reason, count in sorted(config.stash[skipped].items()):
-        terminalreporter.write_line(f"{count} tests could not run here: {reason}")
+        terminalreporter.write_line(f"could not run here: {count} x {reason}")
 
 
 # ------------------------------------------------------------------- the test bed
