@@ -21,6 +21,8 @@ from builder import wheels
 
 # Every image says what it was made from, so an unchanged one is not built again.
 INPUTS = "org.torchroom.inputs"
+TRIES = 3
+_CUT_OFF = re.compile(r"rpc error: code = (Internal|Unavailable|Canceled)")
 _STEP = re.compile(r"^#\d+ \[(?P<stage>[^\]]*\d+/\d+)\] (?P<what>.*)$")
 _LEFT_OUT = {
     "__pycache__",
@@ -109,12 +111,16 @@ def build(recipe: Recipe, *, labels: Mapping[str, str] | None = None) -> str:
         command += _options(recipe, labels or {})
         command += _secrets(recipe, Path(private))
         log = state_dir() / "logs" / f"build-{recipe.name}{recipe.target}.log"
-        code = follow(
-            [*command, str(recipe.context)],
-            log=log,
-            line=_progress(),
-            env={"DOCKER_BUILDKIT": "1"},
-        )
+        for _ in range(TRIES):
+            code = follow(
+                [*command, str(recipe.context)],
+                log=log,
+                line=_progress(),
+                env={"DOCKER_BUILDKIT": "1"},
+            )
+            if code == 0 or not _was_cut_off(log):
+                break
+            say("    the engine cut the build off; trying again")
         if code != 0:
             raise Failure(
                 f"building the image {recipe.name} {recipe.target}: {_reason(log)}",
@@ -159,6 +165,15 @@ def _progress() -> Callable[[str, float], None]:
             say(f"    {at:6.1f} s  [{found['stage']}] {what[:64]}")
 
     return show
+
+
+def _was_cut_off(log: Path) -> bool:
+    """Whether the engine lost its connection to the client, not a step its work.
+
+    Seen with the BuildKit of Docker 20.10: "rpc error ... unexpected EOF". What was
+    built until then is cached.
+    """
+    return bool(_CUT_OFF.search(_reason(log)))
 
 
 def _reason(log: Path) -> str:

@@ -13,6 +13,7 @@ SERVER = "gpuspawner.server"
 LEASE = "gpuspawner.lease"
 DEVICES = "gpuspawner.devices"
 INDICES = "gpuspawner.indices"
+NAME = "gpuspawner.container"
 
 VOID = "void"  # NVIDIA's runtime reads: no device, no driver library
 
@@ -43,16 +44,30 @@ class ConfigurationError(GPUSpawnerError):
     """The site's configuration contradicts what the spawner guarantees."""
 
 
-def labels(hub: str, lease: Lease) -> dict[str, str]:
-    """Return labels from which `read_lease` rebuilds the lease."""
+def labels(hub: str, lease: Lease, name: str) -> dict[str, str]:
+    """Return labels from which a new hub rebuilds the lease.
+
+    Args:
+        hub: Whose container it is.
+        lease: What it holds.
+        name: The container's own name: images made from it inherit its labels, and a
+            container of such an image is not ours.
+    """
     return {
         HUB: hub,
+        NAME: name,
         USER: lease.owner.user,
         SERVER: lease.owner.server,
         LEASE: lease.id,
         DEVICES: ",".join(lease.uuids),
         INDICES: ",".join(str(device.index) for device in lease.devices),
     }
+
+
+def is_ours(hub: str, container: Container) -> bool:
+    """Return whether this hub made this container, by its labels and its name."""
+    found = container.labels
+    return found.get(HUB) == hub and found.get(NAME) == container.name
 
 
 def owner_of(container: Container) -> Owner:

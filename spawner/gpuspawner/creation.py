@@ -5,12 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jupyterhub import orm
 from traitlets import Unicode
 
 from gpuspawner import container as c
 from gpuspawner import homes, seeding
 from gpuspawner.configuration import ConfiguredSpawner
-from gpuspawner.errors import EngineRefused, EngineUnknown
+from gpuspawner.errors import EngineRefused, GPUSpawnerError
 from gpuspawner.model import Lease, Limits, Owner
 from gpuspawner.progress import Progress
 
@@ -38,7 +39,7 @@ class CreatingSpawner(ConfiguredSpawner):
         found = await self.host.engine.inspect(self.object_name)
         if found is None:
             return
-        if found.labels.get(c.HUB) != self.hub_id:
+        if not c.is_ours(self.hub_id, found):
             raise c.ConfigurationError(
                 f"a container named {found.name} exists that is not this hub's; "
                 "change GPUDockerSpawner.name_template or remove it"
@@ -53,20 +54,20 @@ class CreatingSpawner(ConfiguredSpawner):
         Raises:
             HomeConflict: A volume of that name is somebody else's.
         """
-        if not self.home_volume:
-            others = self.user.orm_user.orm_spawners
+        name, is_known = self.home_volume, bool(self.home_volume)
+        if not is_known:
+            everybody = self.db.query(orm.Spawner).all()
             taken = {
                 (other.state or {}).get("home_volume", "")
-                for name, other in others.items()
-                if name != self.name
+                for other in everybody
+                if other is not self.orm_spawner
             }
             server = self.escape(self.name) if self.name else ""
-            self.home_volume = homes.volume_name(
-                self.hub_id, self.escaped_name, server, taken
-            )
+            name = homes.volume_name(self.hub_id, self.escaped_name, server, taken)
         await homes.ensure_volume(
-            self.host.engine, self.home_volume, self.hub_id, self.owner
+            self.host.engine, name, self.hub_id, self.owner, is_known=is_known
         )
+        self.home_volume = name
 
     async def _driver(self, lease: Lease) -> str:
         if self.gpu_driver != "auto" or not lease.devices:
@@ -109,7 +110,7 @@ class CreatingSpawner(ConfiguredSpawner):
                 "volumes": [bind["bind"] for bind in binds.values()],
                 "labels": {
                     **(extra_create.get("labels") or {}),
-                    **c.labels(self.hub_id, lease),
+                    **c.labels(self.hub_id, lease, self.object_name),
                 },
                 "host_config": self.client.create_host_config(**host_config),
             },
@@ -139,7 +140,7 @@ class CreatingSpawner(ConfiguredSpawner):
         owner = seeding.Owner(*self.home_owner)
         try:
             laid = await homes.seed(engine, created, self.home_dir, files, owner)
-        except (EngineRefused, EngineUnknown) as error:
+        except GPUSpawnerError as error:
             self.log.warning("home not seeded owner=%s: %s", self.owner, error)
             self._progress.say(50, "The examples could not be laid into your home")
             return

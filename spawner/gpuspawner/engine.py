@@ -11,13 +11,16 @@ import tarfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any
 
 import docker
 import requests
-from docker.errors import APIError, DockerException
+import urllib3
+from docker.errors import APIError, DockerException, StreamParseError
 from docker.utils import parse_repository_tag
 
 from gpuspawner.errors import EngineRefused, EngineUnknown
@@ -26,6 +29,7 @@ from gpuspawner.model import Container, DeviceClaim
 CALL_TIMEOUT_S = 60
 N_CALLS = 32  # at once; Docker serialises what it must
 N_PULLS = 4
+TAR_OVERHEAD = 64 * 1024  # headers and padding around one file
 GONE_DEADLINE_S = 60.0
 CHECK_DEADLINE_S = 20.0
 # Go's os.FileMode, as in the engine's X-Docker-Container-Path-Stat header.
@@ -78,10 +82,26 @@ class DockerEngine:
         return await asyncio.wrap_future(future)
 
     async def list(self) -> list[Container]:
-        """See `Engine.list`. Containers that vanish meanwhile are left out."""
+        """See `Engine.list`. Containers that vanish meanwhile are left out.
+
+        One that cannot be inspected is told from its row, and is taken to hold every
+        device that its labels do not name: it must not stop the others' reading.
+        """
         rows = await self.call("containers", all=True)
-        found = await asyncio.gather(*(self.inspect(row["Id"]) for row in rows))
+        found = await asyncio.gather(*(self._of_row(row) for row in rows))
         return [container for container in found if container]
+
+    async def _of_row(self, row: Mapping[str, Any]) -> Container | None:
+        try:
+            return await self.inspect(row["Id"])
+        except EngineUnknown:
+            return Container(
+                id=row["Id"],
+                name=str((row.get("Names") or [""])[0]).lstrip("/"),
+                status=str(row.get("State", "")),
+                labels=dict(row.get("Labels") or {}),
+                claim=DeviceClaim(takes_all=True),
+            )
 
     async def inspect(self, name: str) -> Container | None:
         """See `Engine.inspect`."""
@@ -177,16 +197,24 @@ class DockerEngine:
             is_file=not mode & GO_MODE_NOT_REGULAR,
         )
 
-    async def read_file(self, name: str, path: str) -> bytes | None:
-        """Return a small regular file's content, None if there is none."""
+    async def read_file(self, name: str, path: str, max_bytes: int) -> bytes | None:
+        """Return a regular file's content; None if there is none or it is larger.
+
+        The path lies in a student's home and may be anything: no more than the limit
+        is ever read.
+        """
 
         def work() -> bytes | None:
-            chunks, _ = self.client.get_archive(name, path)
-            packed = io.BytesIO(b"".join(chunks))
-            with tarfile.open(fileobj=packed) as tar:
-                member = tar.next()
-                file = tar.extractfile(member) if member and member.isfile() else None
-                return file.read() if file else None
+            chunks, raw = self.client.get_archive(name, path)
+            with closing(chunks):
+                if int(raw["mode"]) & GO_MODE_NOT_REGULAR or raw["size"] > max_bytes:
+                    return None
+                packed = b""
+                for chunk in chunks:
+                    packed += chunk
+                    if len(packed) > max_bytes + TAR_OVERHEAD:
+                        return None
+            return _only_file(packed)
 
         try:
             content: bytes | None = await self._run(work)
@@ -219,6 +247,17 @@ class DockerEngine:
         return int(await self._run(work))
 
 
+# What docker-py lets through when an answer breaks off or cannot be read.
+BROKEN = (
+    DockerException,
+    StreamParseError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    HTTPException,
+    OSError,
+)
+
+
 def _translated(work: Callable[[], Any]) -> Any:
     """Run blocking work; say what its errors mean."""
     try:
@@ -229,8 +268,19 @@ def _translated(work: Callable[[], Any]) -> Any:
         if status < SERVER_ERROR:
             raise EngineRefused(said, status) from error
         raise EngineUnknown(said) from error
-    except (DockerException, requests.RequestException, OSError) as error:
+    except BROKEN as error:
         raise EngineUnknown(f"the engine does not answer: {error}") from error
+
+
+def _only_file(packed: bytes) -> bytes | None:
+    """Return the content of a tar's first member if it is a regular file."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+            member = tar.next()
+            file = tar.extractfile(member) if member and member.isfile() else None
+            return file.read() if file else None
+    except tarfile.TarError:
+        return None
 
 
 def _pull(client: docker.APIClient, image: str) -> Iterator[str]:

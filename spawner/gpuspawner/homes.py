@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpuspawner import seeding
-from gpuspawner.container import volume_labels
+from gpuspawner.container import HUB, USER, volume_labels
 from gpuspawner.engine import DockerEngine
 from gpuspawner.errors import EngineRefused, GPUSpawnerError
 from gpuspawner.model import Owner
@@ -16,6 +16,8 @@ FACTS = "/opt/gpuspawner/server.json"
 ROOT = seeding.Owner(0, 0)
 OOM_NOTE = "OUT-OF-MEMORY.txt"
 NOT_FOUND = 404
+MAX_MANIFEST = 2**20  # bytes; the manifest lies in the home and may be anything
+MAX_SEED = 16 * 2**20  # bytes; a file larger than this is not one of ours
 
 
 class HomeConflict(GPUSpawnerError):
@@ -32,42 +34,57 @@ def read_tree(folder: Path) -> dict[str, bytes]:
 
 
 def volume_name(hub_id: str, user: str, server: str, taken: set[str]) -> str:
-    """Return the name of a new home; `taken` are homes of the user's other servers.
+    """Return the name of a new home.
 
     Args:
+        taken: Homes of all other servers of the hub, whoever's.
         user: Escaped user name.
         server: Escaped server name, "" for the default server.
     """
     base = f"{hub_id}-home-{user}" + (f"--{server}" if server else "")
-    names = [base, *(f"{base}--{n}" for n in range(2, len(taken) + 3))]
+    names = (base, *(f"{base}--{n}" for n in range(2, len(taken) + 3)))
     return next(name for name in names if name not in taken)
 
 
 async def ensure_volume(
-    engine: DockerEngine, name: str, hub_id: str, owner: Owner
+    engine: DockerEngine, name: str, hub_id: str, owner: Owner, *, is_known: bool
 ) -> bool:
     """Create the volume if there is none; return whether it is new.
+
+    Args:
+        is_known: The hub's database says that this is the server's home. Then it may
+            bear another user's name: users can be renamed, labels cannot.
 
     Raises:
         HomeConflict: A volume of that name belongs to another hub or user.
     """
-    labels = volume_labels(hub_id, owner)
     try:
         found = await engine.call("inspect_volume", name)
     except EngineRefused as error:
         if error.status != NOT_FOUND:
             raise
-        await engine.call("create_volume", name, labels=labels)
+        await engine.call("create_volume", name, labels=volume_labels(hub_id, owner))
         return True
     theirs = found.get("Labels") or {}
-    # The server may have been renamed; hub and user must be the same.
-    wrong = [key for key in list(labels)[:2] if theirs.get(key) != labels[key]]
-    if wrong:
+    wanted = {HUB: hub_id} if is_known else {HUB: hub_id, USER: owner.user}
+    if any(theirs.get(key) != value for key, value in wanted.items()):
         raise HomeConflict(
             f"The volume {name} exists and is not this user's home. An admin must "
             "rename or remove it."
         )
     return False
+
+
+async def delete_volume(engine: DockerEngine, name: str, hub_id: str) -> None:
+    """Delete a home for good.
+
+    Raises:
+        HomeConflict: The volume is not labelled as this hub's; it is left alone.
+    """
+    found = await engine.call("inspect_volume", name)
+    if (found.get("Labels") or {}).get(HUB) != hub_id:
+        raise HomeConflict(f"the volume {name} is not labelled as this hub's")
+    await engine.call("remove_volume", name)
 
 
 async def seed(
@@ -79,7 +96,7 @@ async def seed(
 ) -> seeding.SeedPlan:
     """Lay files into the home of a created container; see `seeding.plan`."""
     manifest = seeding.read_manifest(
-        await engine.read_file(container, f"{home}/{seeding.MANIFEST}")
+        await engine.read_file(container, f"{home}/{seeding.MANIFEST}", MAX_MANIFEST)
     )
     current = await _current(engine, container, home, files, manifest)
     found = seeding.plan(files, manifest, current)
@@ -150,7 +167,7 @@ async def _digest(
         return None
     if not found.is_file or found.size not in sizes:
         return f"not ours: {found.size} bytes"
-    content = await engine.read_file(container, path)
+    content = await engine.read_file(container, path, MAX_SEED)
     return None if content is None else seeding.digest(content)
 
 

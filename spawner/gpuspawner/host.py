@@ -20,6 +20,7 @@ from gpuspawner.ports import Probe
 from gpuspawner.recovery import plan
 
 RECONCILE_EVERY_S = 15.0
+REMOVALS_WAIT_S = 20.0
 ORPHAN_STOP_S = 5  # nobody works in an orphan: it gets less time to end than a server
 
 
@@ -50,6 +51,7 @@ class Host:
         self._lock = asyncio.Lock()
         self._loop: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._removals: dict[str, asyncio.Task[None]] = {}
 
     def kick(self) -> None:
         """Reconcile soon, and from then on regularly. Needs a running event loop.
@@ -93,25 +95,31 @@ class Host:
                 tuple(self.pool.devices.values()),
             )
             self.pool.apply(found)
-            lease_of = {row.id: row.labels.get(LEASE, "") for row in containers}
+            lease_of = {row.id: row.labels.get(LEASE) or row.id for row in containers}
         for lease in found.adopt:
             self.log.info(
-                "lease found again lease_id=%s owner=%s", lease.id, lease.owner
+                "lease found lease_id=%s owner=%s state=%s",
+                lease.id,
+                lease.owner,
+                self.pool.leases[lease.id].state,
             )
         for lease_id in found.drop:
             self.log.info("lease dropped, its container is gone lease_id=%s", lease_id)
-        await asyncio.gather(
-            *(self._remove(name, lease_of[name]) for name in found.remove)
-        )
+        for name in found.remove:
+            if name not in self._removals:
+                self._removals[name] = asyncio.create_task(
+                    self._remove(name, lease_of[name])
+                )
 
     async def _remove(self, name: str, lease_id: str) -> None:
         self.log.warning("removing a container nobody claims lease_id=%s", lease_id)
         try:
             await self.engine.remove(name, timeout_s=ORPHAN_STOP_S)
+            self.pool.release(lease_id)
         except (EngineUnknown, EngineRefused) as error:
             self.log.warning("could not remove it, will try again: %s", error)
-            return
-        self.pool.release(lease_id)
+        finally:
+            del self._removals[name]
 
     async def look(self) -> None:
         """Read the devices; if the driver fails, keep them but lease none of them."""
@@ -119,31 +127,37 @@ class Host:
             self.pool.see(await self.probe.list_devices())
         except ProbeFailed as error:
             self.log.warning("GPUs cannot be read: %s", error)
-            self.pool.see(())
+            self.pool.trouble = str(error)
 
     async def ready(self) -> None:
         """Return when leases can be granted.
+
+        Containers that are being removed are waited for, but not for long.
 
         Raises:
             NotReady: The engine does not answer, so who holds what is unknown.
         """
         self.kick()
+        known = self.pool.devices.keys()
         if self.pool.is_ready:
             await self.look()
-            return
         try:
-            await self.reconcile()
+            if not self.pool.is_ready or self.pool.devices.keys() != known:
+                await self.reconcile()
         except EngineUnknown as error:
             raise NotReady(
                 "The container engine does not answer, so the hub cannot start servers "
                 f"now. Try again in a minute or tell your admin ({error})."
             ) from error
+        if self._removals:
+            await asyncio.wait(self._removals.values(), timeout=REMOVALS_WAIT_S)
 
     async def end(self, lease_id: str, name: str, *, timeout_s: int) -> None:
         """Stop and remove a lease's container and give its devices back.
 
         Raises:
             EngineUnknown: The lease stays taken; the loop tries again.
+            EngineRefused: Likewise.
         """
         self.pool.end(lease_id)
         try:

@@ -8,7 +8,7 @@ NVML calls can hang on a sick GPU, so they run in a thread of their own with a d
 import asyncio
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import pynvml
@@ -35,21 +35,30 @@ class NvmlProbe:
         self.timeout_s = timeout_s
         self.absence: str | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvml")
+        self._reading: Future[tuple[Device, ...]] | None = None
+        self._is_stuck = False
         self._is_initialised = False
         self._known: dict[int, Device] = {}
 
     async def list_devices(self) -> tuple[Device, ...]:
-        """See `Probe.list_devices`. A call that hangs fails after `timeout_s`."""
-        future = self._thread.submit(self.read)
+        """See `Probe.list_devices`. A call that hangs fails after `timeout_s`.
+
+        Callers at the same time share one reading.
+        """
+        stuck = ProbeFailed(
+            f"The NVIDIA driver did not answer within {self.timeout_s:g} seconds; "
+            "a GPU may be stuck. An admin must look at dmesg on the host."
+        )
+        if self._reading is None or self._reading.done():
+            self._reading, self._is_stuck = self._thread.submit(self.read), False
+        if self._is_stuck:
+            raise stuck  # no second thread into a driver that hangs
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self.timeout_s)
+            waiting = asyncio.shield(asyncio.wrap_future(self._reading))
+            return await asyncio.wait_for(waiting, self.timeout_s)
         except TimeoutError:
-            # The thread may never come back: leave it and use a new one.
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="nvml")
-            raise ProbeFailed(
-                f"The NVIDIA driver did not answer within {self.timeout_s:g} seconds; "
-                "a GPU may be stuck. Look at dmesg on the host."
-            ) from None
+            self._is_stuck = True
+            raise stuck from None
 
     def read(self) -> tuple[Device, ...]:
         """Return every device, blocking; see `Probe.list_devices`."""

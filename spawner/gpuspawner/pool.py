@@ -20,6 +20,8 @@ class Pool:
         leases: Id -> lease; a lease stays until its container is surely gone.
         foreign: UUID -> container that is not ours and holds the device.
         is_ready: The engine's containers have been read; nothing is granted before.
+        trouble: Why the devices cannot be read now, "" if they can; while there is
+            trouble no device is granted.
     """
 
     def __init__(self) -> None:
@@ -27,15 +29,17 @@ class Pool:
         self.leases: dict[str, Lease] = {}
         self.foreign: Mapping[str, str] = {}
         self.is_ready = False
+        self.trouble = ""
 
     def see(self, devices: Sequence[Device]) -> None:
         """Take note of the devices there are now."""
+        self.trouble = ""
         self.devices = {device.uuid: device for device in devices}
 
     def apply(self, plan: Plan) -> None:
         """Bring leases in line with the containers; from now on leases are granted."""
         for lease in plan.adopt:
-            self.leases[lease.id] = lease
+            self.leases.setdefault(lease.id, lease)
         for lease_id in plan.drop:
             self.leases.pop(lease_id, None)
         self.foreign = dict(plan.foreign)
@@ -49,6 +53,8 @@ class Pool:
     @property
     def free(self) -> tuple[Device, ...]:
         """Devices that can be leased now, by index."""
+        if self.trouble:
+            return ()
         taken = self.holders.keys() | self.foreign.keys()
         return tuple(
             sorted(
@@ -64,7 +70,7 @@ class Pool:
         A CPU server gets a lease without devices, so that every container has one.
 
         Raises:
-            NotReady: The containers have not been read yet.
+            NotReady: The containers or the devices cannot be read now.
             NoCapacity: Too few devices are free; says who has to wait for what.
             ValueError: The id is in use.
         """
@@ -74,6 +80,8 @@ class Pool:
             )
         if lease_id in self.leases:
             raise ValueError(f"lease {lease_id} exists")
+        if self.trouble and request.n_slots:
+            raise NotReady(f"{self.trouble} Until then choose CPU only.")
         free = self.free
         if request.n_slots > len(free):
             raise NoCapacity(self._why_full(request.n_slots, len(free)))

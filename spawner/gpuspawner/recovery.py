@@ -16,7 +16,8 @@ class Plan:
     """What to do.
 
     Attributes:
-        adopt: Leases of containers that a spawner claims and the pool does not know.
+        adopt: Leases of containers that the pool does not know; those that nobody
+            claims are RELEASING, so that their devices stay taken until they are gone.
         remove: Ids of our containers that nobody claims, or whose lease must end.
         drop: Ids of leases whose container is gone.
         foreign: UUID -> name of a container that is not ours and holds the device.
@@ -47,20 +48,21 @@ def plan(
         containers: Every container of the engine, listed *after* `leases` was copied:
             a container is created only after its lease exists.
         leases: Id -> lease as the pool knew them before the listing.
-        claims: Lease ids that spawners loaded from the hub's database.
+        claims: Lease ids that spawners loaded from the hub's database or started.
         devices: All devices of the machine.
     """
     by_uuid = {device.uuid: device for device in devices}
     adopt, remove, seen = [], [], set()
     for found in containers:
-        if found.labels.get(c.HUB) != hub:
+        if not c.is_ours(hub, found):
             continue
-        lease_id = found.labels.get(c.LEASE, "")
-        known = leases.get(lease_id)
-        seen.add(lease_id)
-        if known is None and lease_id in claims:
-            adopt.append(_read(found, by_uuid))
-        elif known is None or known.state is LeaseState.RELEASING:
+        lease = _read(found, by_uuid)
+        known = leases.get(lease.id)
+        seen.add(lease.id)
+        is_orphan = known is None and lease.id not in claims
+        if known is None:
+            adopt.append(lease.to(LeaseState.RELEASING) if is_orphan else lease)
+        if is_orphan or (known and known.state is LeaseState.RELEASING):
             remove.append(found.id)
     drop = [
         lease.id
@@ -78,7 +80,7 @@ def _read(found: Container, by_uuid: Mapping[str, Device]) -> Lease:
         by_uuid.get(uuid) or Device(-1, uuid, "unknown GPU", 0, -1, is_lost=True)
         for uuid in c.uuids_of(found)
     )
-    lease_id = found.labels[c.LEASE]
+    lease_id = found.labels.get(c.LEASE) or found.id
     return Lease(
         lease_id, c.owner_of(found), devices, LeaseState.ACTIVE, "found running"
     )
@@ -90,7 +92,7 @@ def _foreign(
     """Return which devices are held by running containers that are not ours."""
     held: dict[str, str] = {}
     for found in containers:
-        if found.labels.get(c.HUB) == hub or not found.is_running:
+        if c.is_ours(hub, found) or not found.is_running:
             continue
         names = {name.removeprefix("nvidia.com/gpu=") for name in found.claim.ids}
         for device in devices:

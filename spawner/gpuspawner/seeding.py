@@ -127,7 +127,9 @@ def read_manifest(text: bytes | None) -> dict[str, Record]:
             )
             for path, item in raw.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (
+        ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError,
+    ):  # fmt: skip
         return {}
 
 

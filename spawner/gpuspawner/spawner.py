@@ -126,7 +126,9 @@ class GPUDockerSpawner(CreatingSpawner):
             notices[str(error)] = "danger"
             return form.render((), n_free=0, n_devices=0, notices=notices)
         pool = self.host.pool
-        if self.host.probe.absence:
+        if pool.trouble:
+            notices[pool.trouble] = "warning"
+        elif self.host.probe.absence:
             notices[self.host.probe.absence] = "info"
         return form.render(
             available,
@@ -154,7 +156,10 @@ class GPUDockerSpawner(CreatingSpawner):
         except Exception as error:
             raise await self._undone(error) from error
         except asyncio.CancelledError:
-            await asyncio.shield(self._undo())
+            # JupyterHub waits for this and then stops what it takes for running, so
+            # nothing is awaited here: the host removes the container.
+            self._let_go()
+            self._forget_choice()
             raise
         finally:
             self._is_starting = False
@@ -166,6 +171,7 @@ class GPUDockerSpawner(CreatingSpawner):
         lease = host.pool.acquire(
             f"ls_{secrets.token_hex(8)}", self.owner, SlotRequest(offer.n_gpus)
         )
+        host.claims.add(lease.id)
         self.lease_id, self._memory_bytes = lease.id, offer.limits.memory_bytes
         self.log.info("lease acquired lease_id=%s owner=%s %s", lease.id, lease.owner,
                       lease.why)  # fmt: skip
@@ -245,7 +251,7 @@ class GPUDockerSpawner(CreatingSpawner):
         if not self.lease_id:
             return 0
         try:
-            found = await self.host.engine.inspect(self.object_name)
+            found = await self.host.engine.inspect(self.object_id or self.object_name)
         except EngineUnknown as error:
             self.log.warning(
                 "%s: state unknown, taken as running: %s", self.owner, error
@@ -259,7 +265,7 @@ class GPUDockerSpawner(CreatingSpawner):
         ended = exits.describe(found, self._memory_bytes)
         try:
             await self.host.end(self.lease_id, found.id, timeout_s=CLEANUP_GRACE_S)
-        except EngineUnknown as error:
+        except (EngineUnknown, EngineRefused) as error:
             self.log.warning("clean-up goes on lease_id=%s: %s", self.lease_id, error)
         return self._ended(ended)
 
@@ -308,9 +314,10 @@ class GPUDockerSpawner(CreatingSpawner):
         deadline = loop.time() + STOP_DEADLINE_S
         while True:
             try:
-                await self.host.end(self.lease_id, self.object_name, timeout_s=grace)
+                name = self.object_id or self.object_name
+                await self.host.end(self.lease_id, name, timeout_s=grace)
                 break
-            except EngineUnknown as error:
+            except (EngineUnknown, EngineRefused) as error:
                 self.log.warning("stopping %s: engine unknown: %s", self.owner, error)
                 if loop.time() > deadline:
                     raise web.HTTPError(
@@ -334,11 +341,11 @@ class GPUDockerSpawner(CreatingSpawner):
             self.log.info("home kept volume=%s owner=%s", self.home_volume, self.owner)
             return
         try:
-            await self.docker("remove_volume", self.home_volume)
+            await homes.delete_volume(self.host.engine, self.home_volume, self.hub_id)
             self.log.info(
                 "home deleted volume=%s owner=%s", self.home_volume, self.owner
             )
-        except (EngineRefused, EngineUnknown) as error:
+        except GPUSpawnerError as error:
             self.log.error(
                 "home NOT deleted, remove it by hand volume=%s owner=%s: %s",
                 self.home_volume, self.owner, error,

@@ -14,6 +14,7 @@ from gpuspawner import homes, seeding
 from gpuspawner.engine import DockerEngine
 from gpuspawner.errors import EngineRefused, EngineUnknown
 from gpuspawner.model import Owner
+from gpuspawner.seeding import MANIFEST
 from gpuspawner.seeding import Owner as FileOwner
 from testbed.engine_proxy import EngineProxy
 
@@ -40,7 +41,9 @@ async def server(real: DockerEngine, user_image: str) -> AsyncIterator[str]:
     """A created container with a home volume, as the spawner makes one."""
     name = "torchroom-adapter-test"
     await real.remove(name, timeout_s=0)
-    await homes.ensure_volume(real, name, "adapter-test", Owner("ann", ""))
+    await homes.ensure_volume(
+        real, name, "adapter-test", Owner("ann", ""), is_known=False
+    )
     host = real.client.create_host_config(
         binds={name: {"bind": HOME, "mode": "rw"}},
         mem_limit=128 * 2**20,
@@ -151,14 +154,14 @@ async def test_a_home_is_seeded_and_edits_survive_new_versions(
     v1 = {"welcome.ipynb": b"one", "examples/a b.py": b"one"}
     v2 = {"welcome.ipynb": b"two!", "examples/a b.py": b"two!"}
     await homes.seed(real, server, HOME, v1, STUDENT)
-    assert await real.read_file(server, f"{HOME}/examples/a b.py") == b"one"
+    assert await real.read_file(server, f"{HOME}/examples/a b.py", 1000) == b"one"
     mine = seeding.archive({"examples/a b.py": b"mine"}, STUDENT, 1e9)
     await real.put(server, HOME, mine)
     await homes.seed(real, server, HOME, v2, STUDENT)
-    assert await real.read_file(server, f"{HOME}/welcome.ipynb") == b"two!"
-    assert await real.read_file(server, f"{HOME}/examples/a b.py") == b"mine"
+    assert await real.read_file(server, f"{HOME}/welcome.ipynb", 1000) == b"two!"
+    assert await real.read_file(server, f"{HOME}/examples/a b.py", 1000) == b"mine"
     new = f"{HOME}/examples/a b (new version).py"
-    assert await real.read_file(server, new) == b"two!"
+    assert await real.read_file(server, new, 1000) == b"two!"
     assert (await homes.seed(real, server, HOME, v2, STUDENT)).writes == {}
 
 
@@ -169,7 +172,20 @@ async def test_an_edit_that_keeps_the_size_is_still_an_edit(
     await homes.seed(real, server, HOME, {"a.py": b"one"}, STUDENT)
     await real.put(server, HOME, seeding.archive({"a.py": b"eno"}, STUDENT, 1e9))
     await homes.seed(real, server, HOME, {"a.py": b"two"}, STUDENT)
-    assert await real.read_file(server, f"{HOME}/a.py") == b"eno"
+    assert await real.read_file(server, f"{HOME}/a.py", 1000) == b"eno"
+
+
+async def test_a_huge_or_odd_file_in_a_home_is_never_read_whole(
+    real: DockerEngine, server: str
+) -> None:
+    """A manifest of 100 GB, or a folder in its place, costs the hub nothing."""
+    await real.call("start", server)
+    huge = f"mkdir -p {HOME}/.gpuspawner && truncate -s 100G {HOME}/{MANIFEST}"
+    assert await real.run_check(server, ["sh", "-c", huge]) == 0
+    assert await real.read_file(server, f"{HOME}/{MANIFEST}", 1000) is None
+    assert await real.read_file(server, "/usr/lib", 1000) is None
+    await homes.seed(real, server, HOME, {"a.py": b"one"}, STUDENT)
+    assert await real.read_file(server, f"{HOME}/a.py", 1000) == b"one"
 
 
 async def test_a_student_who_made_examples_a_file_or_link_keeps_it(
@@ -183,12 +199,19 @@ async def test_a_student_who_made_examples_a_file_or_link_keeps_it(
         tar.addfile(link)
     await real.put(server, HOME, packed.getvalue())
     await homes.seed(real, server, HOME, {"examples/a.py": b"one"}, STUDENT)
-    assert await real.read_file(server, "/tmp/a.py") is None
+    assert await real.read_file(server, "/tmp/a.py", 1000) is None
 
 
 async def test_another_users_volume_is_never_taken_as_a_home(
     real: DockerEngine, server: str
 ) -> None:
     """Names may collide; labels decide."""
+    eve = Owner("eve", "")
     with pytest.raises(homes.HomeConflict, match="not this user's home"):
-        await homes.ensure_volume(real, server, "adapter-test", Owner("eve", ""))
+        await homes.ensure_volume(real, server, "adapter-test", eve, is_known=False)
+    # Ann was renamed to Eve: the hub knows that this is her home.
+    await homes.ensure_volume(real, server, "adapter-test", eve, is_known=True)
+    with pytest.raises(homes.HomeConflict):
+        await homes.ensure_volume(real, server, "other-hub", eve, is_known=True)
+    with pytest.raises(homes.HomeConflict):
+        await homes.delete_volume(real, server, "other-hub")

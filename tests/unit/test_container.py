@@ -54,8 +54,10 @@ def test_the_engine_gets_every_limit() -> None:
 
 def test_labels_describe_the_lease_completely() -> None:
     """A new hub reads owner and devices back from them."""
-    labels = c.labels("here", LEASE)
+    labels = c.labels("here", LEASE, "name")
     found = Container("id", "name", "running", labels)
+    assert c.is_ours("here", found)
+    assert not c.is_ours("there", found)
     assert c.owner_of(found) == LEASE.owner
     assert c.uuids_of(found) == LEASE.uuids
     assert labels[c.INDICES] == "3"

@@ -1,13 +1,16 @@
 """What the probe says of a machine's driver, in every state a driver can be in."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gpuspawner.nvml import NvmlProbe
 from testbed.gpu import build, state
 
 READER = """
@@ -111,8 +114,12 @@ def test_a_gpu_that_hangs_does_not_hang_the_hub(library: Path, tmp_path: Path) -
     assert len(reader.read()["devices"]) == 2
     gpus.fault("nvmlDeviceGetMemoryInfo", gpus.uuids[0], delay_ms=3000)
     assert "did not answer within 1 seconds" in reader.read()["failed"]
+    assert "did not answer" in reader.read()["failed"]  # and no second thread waits
     gpus.clear_faults()
-    assert len(reader.read()["devices"]) == 2
+    deadline = time.monotonic() + 20
+    while "failed" in (found := reader.read()):
+        assert time.monotonic() < deadline
+    assert len(found["devices"]) == 2
     reader.close()
 
 
@@ -126,3 +133,10 @@ def test_a_driver_upgraded_under_the_hub_is_said_plainly(
     reader = Reader(simulated(library, tmp_path / "state"))
     assert "restart the machine" in reader.read()["failed"]
     reader.close()
+
+
+async def test_readers_at_the_same_time_share_one_reading() -> None:
+    """A class that arrives at once is not told that the driver is stuck."""
+    probe = NvmlProbe(timeout_s=10)
+    found = await asyncio.gather(*(probe.list_devices() for _ in range(20)))
+    assert len(set(found)) == 1

@@ -106,7 +106,8 @@ HUB = "here"
 
 
 def container_of(lease: Lease, *, hub: str = HUB, status: str = "running") -> Container:
-    return Container(f"id-{lease.id}", lease.id, status, c.labels(hub, lease))
+    labels = c.labels(hub, lease, lease.id)
+    return Container(f"id-{lease.id}", lease.id, status, labels)
 
 
 def lease_of(name: str, *indices: int, state: LeaseState = LeaseState.ACTIVE) -> Lease:
@@ -130,13 +131,56 @@ def test_a_container_nobody_claims_is_removed() -> None:
     assert found.remove == (f"id-{lease.id}",)
 
 
+def test_an_orphans_device_is_not_free_before_the_orphan_is_gone() -> None:
+    """Wanting it gone is not enough: until then its device stays taken."""
+    lease, pool = lease_of("ann", 0), Pool()
+    pool.see([device(0)])
+    pool.apply(plan(HUB, [container_of(lease)], {}, set(), [device(0)]))
+    with pytest.raises(NoCapacity):
+        pool.acquire("ls_new", BOB, SlotRequest(1))
+    pool.release(lease.id)
+    assert pool.acquire("ls_new", BOB, SlotRequest(1)).uuids == lease.uuids
+
+
+def test_a_start_that_a_slow_listing_missed_is_neither_removed_nor_changed() -> None:
+    """Leases are copied before containers are listed; what came between is claimed."""
+    pool = ready_pool(1)
+    lease = pool.acquire("ls_new", ANN, SlotRequest(1))
+    found = plan(HUB, [container_of(lease)], {}, {lease.id}, [device(0)])
+    assert found.remove == ()
+    pool.apply(found)
+    assert pool.leases[lease.id].state is LeaseState.STARTING
+
+
+def test_a_container_of_an_image_made_from_a_server_is_not_ours() -> None:
+    """Images inherit labels; the name tells the copy from the server."""
+    labels = container_of(lease_of("ann", 0)).labels
+    copy = Container("c", "somebody-elses", "running", labels)
+    assert plan(HUB, [copy], {}, set(), [device(0)]).remove == ()
+
+
+def test_a_driver_in_trouble_leases_no_device_and_says_why() -> None:
+    """CPU servers start all the same, and the devices are not forgotten."""
+    pool = ready_pool(1)
+    pool.trouble = "A GPU may be stuck."
+    with pytest.raises(NotReady, match=r"A GPU may be stuck\. Until then choose CPU"):
+        pool.acquire("ls_1", ANN, SlotRequest(1))
+    assert pool.acquire("ls_2", BOB, SlotRequest(0)).devices == ()
+    pool.see([device(0)])
+    assert pool.acquire("ls_1", ANN, SlotRequest(1)).devices == (device(0),)
+
+
 def test_another_hubs_containers_are_never_touched_but_their_devices_are_taken() -> (
     None
 ):
     """Two hubs on one engine: neither removes nor leases what is the other's."""
     lease = lease_of("eve", 0)
     theirs = Container(
-        "x", "theirs", "running", c.labels("there", lease), DeviceClaim(lease.uuids)
+        "x",
+        "theirs",
+        "running",
+        c.labels("there", lease, "theirs"),
+        DeviceClaim(lease.uuids),
     )
     by_index = Container("y", "plain", "running", {}, DeviceClaim(("1",)))
     stopped = Container("z", "old", "exited", {}, DeviceClaim(("2",)))

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 V1, V2 = b"version one", b"version two"
 PATH = "examples/a.ipynb"
+ENDLESS = b'{"a": {"sha256": "x", "size": Infinity}}'
+DEEP = b"[" * 10**5
 LAID_V1 = {PATH: Record(digest(V1), len(V1))}
 
 
@@ -67,7 +69,16 @@ def test_an_edited_copy_beside_is_kept_too() -> None:
 
 def test_a_damaged_manifest_means_nothing_is_known_so_nothing_is_overwritten() -> None:
     """A student may write anything into it."""
-    for text in (b"", b"[]", b"nonsense", b'{"a": 1}', b'{"a": {"sha256": 1}}', None):
+    for text in (
+        b"",
+        b"[]",
+        b"nonsense",
+        b'{"a": 1}',
+        b'{"a": {"sha256": 1}}',
+        None,
+        ENDLESS,
+        DEEP,
+    ):
         assert read_manifest(text) == {}
     assert PATH not in plan({PATH: V2}, {}, {PATH: digest(V1)}).writes
 
