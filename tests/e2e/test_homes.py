@@ -123,3 +123,50 @@ def test_homes_of_similar_names_are_not_mixed_up(
         assert home_of(one, "a") != home_of(other, "")
     finally:
         stop_servers(deployment, [other])
+
+
+def test_a_renamed_user_keeps_the_home_and_nobody_inherits_it(
+    deployment: Deployment,
+) -> None:
+    """After an admin renamed a user, the files go along; the old name starts empty."""
+    user = deployment.new_user("formerly")
+    user.start("cpu")
+    in_server(user, "", "echo private > private.txt")
+    user.stop()
+    new_name = f"{user.name}-new"
+    reply = deployment.admin_user.api(
+        "PATCH", f"/users/{user.name}", json={"name": new_name}
+    )
+    assert reply.ok, reply.text
+    renamed, namesake = User(deployment, new_name), User(deployment, user.name)
+    try:
+        renamed.start("cpu")
+        assert in_server(renamed, "", "cat private.txt") == "private\n"
+        namesake.start("cpu")
+        assert in_server(namesake, "", "ls private.txt 2>&1; true").startswith("ls:")
+    finally:
+        stop_servers(deployment, [renamed, namesake])
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "truncate -s 100G .gpuspawner/seed.json",
+        "head -c 500000 /dev/zero | tr '\\0' '[' > .gpuspawner/seed.json",
+        "rm .gpuspawner/seed.json; ln -s /dev/zero .gpuspawner/seed.json",
+        "rm -r .gpuspawner; ln -s /proc .gpuspawner",
+        "rm -r examples; ln -s /dev examples",
+        "rm welcome.ipynb; mkdir welcome.ipynb",
+    ],
+)
+def test_whatever_a_student_does_to_the_seed_the_server_starts(
+    people: Callable[[str], User], deployment: Deployment, trap: str
+) -> None:
+    """And the hub is none the worse."""
+    user = people("trapper")
+    user.start("cpu")
+    in_server(user, "", trap)
+    user.stop()
+    user.start("cpu")
+    assert user.answers()
+    assert deployment.is_up()
