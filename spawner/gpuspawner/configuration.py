@@ -83,6 +83,12 @@ class ConfiguredSpawner(DockerSpawner):
         SETGID, CHOWN, DAC_OVERRIDE and FOWNER.""",
     ).tag(config=True)
 
+    bystanders = List(
+        Unicode(),
+        help="""Names of other containers that hold GPUs without computing on them, such
+        as a monitoring exporter. GPUs of any other container are not leased.""",
+    ).tag(config=True)
+
     check_devices = Bool(
         True, help="Compare /dev in every started GPU server with its lease."
     ).tag(config=True)
@@ -148,6 +154,7 @@ class ConfiguredSpawner(DockerSpawner):
             cls._host = Host(
                 self.hub_id, DockerEngine(self._connect), NvmlProbe(), self.log
             )
+            cls._host.bystanders = frozenset(self.bystanders)
         return cls._host
 
     def _connect(self) -> docker.APIClient:

@@ -32,7 +32,8 @@ class Host:
         engine: See DockerEngine.
         probe: See Probe.
         pool: The owner of slots; read it freely, change it only through leases.
-        claims: Lease ids that spawners loaded from the hub's database.
+        claims: Lease ids that spawners loaded from the hub's database or started.
+        bystanders: See `recovery.plan`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Host:
         self.probe = probe
         self.pool = Pool()
         self.claims: set[str] = set()
+        self.bystanders: frozenset[str] = frozenset()
         self.log = log
         self._lock = asyncio.Lock()
         self._loop: asyncio.Task[None] | None = None
@@ -93,6 +95,7 @@ class Host:
                 before,
                 self.claims,
                 tuple(self.pool.devices.values()),
+                bystanders=self.bystanders,
             )
             self.pool.apply(found)
             lease_of = {row.id: row.labels.get(LEASE) or row.id for row in containers}

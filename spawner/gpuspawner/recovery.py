@@ -40,6 +40,8 @@ def plan(
     leases: Mapping[str, Lease],
     claims: Set[str],
     devices: Sequence[Device],
+    *,
+    bystanders: Set[str] = frozenset(),
 ) -> Plan:
     """Return what makes leases and containers agree.
 
@@ -50,6 +52,7 @@ def plan(
         leases: Id -> lease as the pool knew them before the listing.
         claims: Lease ids that spawners loaded from the hub's database or started.
         devices: All devices of the machine.
+        bystanders: Names of other containers whose devices may be leased all the same.
     """
     by_uuid = {device.uuid: device for device in devices}
     adopt, remove, seen = [], [], set()
@@ -70,7 +73,10 @@ def plan(
         if lease.id not in seen and lease.state is not LeaseState.STARTING
     ]
     return Plan(
-        tuple(adopt), tuple(remove), tuple(drop), _foreign(hub, containers, devices)
+        tuple(adopt),
+        tuple(remove),
+        tuple(drop),
+        _foreign(hub, [x for x in containers if x.name not in bystanders], devices),
     )
 
 

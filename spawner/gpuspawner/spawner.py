@@ -18,7 +18,6 @@ from gpuspawner.errors import (
     EngineRefused,
     EngineUnknown,
     GPUSpawnerError,
-    NotReady,
     Refusal,
 )
 from gpuspawner.model import Container, Lease, Offer, SlotRequest
@@ -115,14 +114,14 @@ class GPUDockerSpawner(CreatingSpawner):
         return found
 
     async def _render_form(self, *_: object) -> str:
-        """Return the spawn form; without an engine, a sentence that says so."""
+        """Return the spawn form; if nothing can be offered, a sentence why."""
         notices: dict[str, str] = {}
         if self.last_exit:
             notices[str(self.last_exit["sentence"])] = "warning"
         try:
             await self.host.ready()
             available = await self.my_offers()
-        except (NotReady, EngineUnknown, EngineRefused) as error:
+        except GPUSpawnerError as error:
             notices[str(error)] = "danger"
             return form.render((), n_free=0, n_devices=0, notices=notices)
         pool = self.host.pool

@@ -188,8 +188,9 @@ def test_another_hubs_containers_are_never_touched_but_their_devices_are_taken()
     found = plan(HUB, [theirs, by_index, stopped], {}, set(), devices)
     assert found.remove == ()
     assert found.foreign == {device(0).uuid: "theirs", device(1).uuid: "plain"}
-    greedy = Container("g", "greedy", "running", {}, DeviceClaim(takes_all=True))
+    greedy = Container("g", "exporter", "running", {}, DeviceClaim(takes_all=True))
     assert len(plan(HUB, [greedy], {}, set(), devices).foreign) == 4
+    assert not plan(HUB, [greedy], {}, set(), devices, bystanders={"exporter"}).foreign
 
 
 def test_a_lease_without_container_is_dropped_unless_it_is_starting() -> None:
