@@ -48,8 +48,8 @@ def volume_name(hub_id: str, user: str, server: str, taken: set[str]) -> str:
 
 async def ensure_volume(
     engine: DockerEngine, name: str, hub_id: str, owner: Owner, *, is_known: bool
-) -> bool:
-    """Create the volume if there is none; return whether it is new.
+) -> None:
+    """Create the volume if there is none.
 
     Args:
         is_known: The hub's database says that this is the server's home. Then it may
@@ -64,7 +64,7 @@ async def ensure_volume(
         if error.status != NOT_FOUND:
             raise
         await engine.call("create_volume", name, labels=volume_labels(hub_id, owner))
-        return True
+        return
     theirs = found.get("Labels") or {}
     wanted = {HUB: hub_id} if is_known else {HUB: hub_id, USER: owner.user}
     if any(theirs.get(key) != value for key, value in wanted.items()):
@@ -72,7 +72,6 @@ async def ensure_volume(
             f"The volume {name} exists and is not this user's home. An admin must "
             "rename or remove it."
         )
-    return False
 
 
 async def delete_volume(engine: DockerEngine, name: str, hub_id: str) -> None:

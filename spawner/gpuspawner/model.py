@@ -173,13 +173,6 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """What is needed of an image: its command."""
-
-    command: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Statement:
     """A user's tokens as the welcome notebook shows them.
 
