@@ -17,6 +17,7 @@ c.JupyterHub.cleanup_servers = False
 c.JupyterHub.db_url = f"sqlite:///{here.data_dir / 'jupyterhub.sqlite'}"
 c.JupyterHub.cookie_secret_file = str(here.data_dir / "cookie-secret")
 c.JupyterHub.allow_named_servers = True
+c.JupyterHub.concurrent_spawn_limit = 0  # the spawner lets servers boot one by one
 c.JupyterHub.template_vars = {"announcement": pages.announcement(here.n_simulated)}
 
 # Who gets in. allow_all is for the local login only, and that is bound to 127.0.0.1.
@@ -34,6 +35,7 @@ c.GPUDockerSpawner.pull_policy = "ifnotpresent"
 c.GPUDockerSpawner.network_name = here.network
 c.GPUDockerSpawner.use_internal_ip = True
 c.GPUDockerSpawner.gpu_driver = here.gpu_driver
+c.GPUDockerSpawner.state_dir = str(here.data_dir)
 c.GPUDockerSpawner.home_policy = here.home_policy
 c.GPUDockerSpawner.seed_home = str(here.welcome_dir / "home")
 c.GPUDockerSpawner.deliver = {

@@ -2,6 +2,8 @@
 
 import re
 import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any as Anything
 from typing import ClassVar
@@ -9,15 +11,27 @@ from typing import ClassVar
 import docker
 from docker.utils import kwargs_from_env
 from dockerspawner import DockerSpawner
-from traitlets import Any, Bool, Dict, Enum, Integer, List, Unicode, default, validate
+from traitlets import (
+    Any,
+    Bool,
+    Dict,
+    Enum,
+    Float,
+    Integer,
+    List,
+    Unicode,
+    default,
+    validate,
+)
 
 from gpuspawner import offers
 from gpuspawner.container import ConfigurationError
 from gpuspawner.engine import CALL_TIMEOUT_S, DockerEngine
-from gpuspawner.host import Host
-from gpuspawner.model import Offer
-from gpuspawner.nvml import NvmlProbe
+from gpuspawner.host import Host, Policy
+from gpuspawner.model import Offer, SlotKind, SlotRequest
 from gpuspawner.ports import EveryMachineOffer, PlaceholderMeter
+from gpuspawner.probe import NvmlProbe
+from gpuspawner.tickets import Priority
 
 HUB_ID_FILE = "gpuspawner_hub_id"
 HUB_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
@@ -43,8 +57,10 @@ class ConfiguredSpawner(DockerSpawner):
     offers = List(
         Dict(),
         help="""Sizes to offer, the default first. Each: name, title, n_gpus,
-        memory_bytes, n_cpus. Empty: CPU only and 1, 2, 4, ... GPUs, each with its share
-        of the machine.""",
+        memory_bytes, n_cpus; optionally gpu_kind (device, mig or share), gpu_type (a
+        product name, with the profile of a part), gpu_memory_bytes (at least so much on
+        each) and connected (every two GPUs joined by NVLink). Empty: CPU only, 1, 2,
+        4, ... GPUs and every kind of part, each with its share of the machine.""",
     ).tag(config=True)
 
     home_dir = Unicode(
@@ -87,6 +103,50 @@ class ConfiguredSpawner(DockerSpawner):
         Unicode(),
         help="""Names of other containers that hold GPUs without computing on them, such
         as a monitoring exporter. GPUs of any other container are not leased.""",
+    ).tag(config=True)
+
+    shares = Dict(
+        help="""Devices that several servers use at once: UUID, index or product name ->
+        how many. Each gets its part of the GPU's memory; see weakest_cap. A program
+        that fails hard can end those of the others on the same GPU.""",
+    ).tag(config=True)
+
+    weakest_cap = Enum(
+        ["watchdog", "framework", "driver"],
+        default_value="watchdog",
+        help="""The weakest means that may keep a share inside its memory. driver: the
+        NVIDIA driver refuses more (R615 or later, a hub with the right to ask it).
+        framework: PyTorch and JAX in the image refuse more. watchdog: what takes more
+        is warned, then ended. The strongest means there is is always used.""",
+    ).tag(config=True)
+
+    keep_intact = Dict(
+        help="""Group size -> how many unbroken groups of so many GPUs smaller requests
+        never break, like {4: 1}.""",
+    ).tag(config=True)
+
+    queue_timeout = Integer(
+        3600,
+        min=0,
+        help="""Longest wait for GPUs in seconds; 0 refuses at once what cannot start at
+        once.""",
+    ).tag(config=True)
+
+    priority_windows = List(
+        Dict(),
+        help="""Courses that go first in the queue at times: each with group (a
+        JupyterHub group), start and end (ISO 8601 with time zone), and optionally
+        every_days (7: weekly).""",
+    ).tag(config=True)
+
+    sample_interval = Float(
+        10.0, min=1.0, help="Seconds between two readings of all GPUs."
+    ).tag(config=True)
+
+    state_dir = Unicode(
+        ".",
+        help="""Folder of the hub where the queue and the health of the GPUs are kept
+        over a restart.""",
     ).tag(config=True)
 
     check_devices = Bool(
@@ -152,9 +212,22 @@ class ConfiguredSpawner(DockerSpawner):
         cls = type(self)
         if cls._host is None:
             cls._host = Host(
-                self.hub_id, DockerEngine(self._connect), NvmlProbe(), self.log
+                self.hub_id,
+                DockerEngine(self._connect),
+                NvmlProbe(log=self.log),
+                self.log,
+                Policy(
+                    shares=_counts("shares", self.shares),
+                    keep_intact={
+                        int(size): n
+                        for size, n in _counts("keep_intact", self.keep_intact).items()
+                    },
+                    bystanders=frozenset(self.bystanders),
+                    queue_timeout_s=self.queue_timeout,
+                    sample_every_s=self.sample_interval,
+                    state_dir=Path(self.state_dir),
+                ),
             )
-            cls._host.bystanders = frozenset(self.bystanders)
         return cls._host
 
     def _connect(self) -> docker.APIClient:
@@ -182,12 +255,68 @@ class ConfiguredSpawner(DockerSpawner):
         """
         return tuple(_offer(row) for row in self.offers)
 
+    def course_now(self, groups: Sequence[str], now: datetime) -> str:
+        """Return which of a user's groups has its window now, "" if none.
+
+        The pool learns of the windows, too: it orders the queue by them.
+
+        Raises:
+            ConfigurationError: A window lacks or garbles something.
+        """
+        windows = [_window(row, now) for row in self.priority_windows]
+        self.host.pool.priorities = windows
+        open_now = {w.course for w in windows if w.starts_at <= now < w.ends_at}
+        return next((group for group in groups if group in open_now), "")
+
 
 def _offer(row: dict[str, Anything]) -> Offer:
     try:
         limits = offers.limits(int(row["memory_bytes"]), float(row["n_cpus"]))
-        return Offer(str(row["name"]), str(row["title"]), int(row["n_gpus"]), limits)
+        request = SlotRequest(
+            int(row["n_gpus"]),
+            SlotKind(row.get("gpu_kind", SlotKind.DEVICE)),
+            str(row.get("gpu_type", "")),
+            int(row.get("gpu_memory_bytes", 0)),
+            bool(row.get("connected", False)),
+        )
+        return Offer(str(row["name"]), str(row["title"]), request, limits)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"GPUDockerSpawner.offers: {row} lacks or garbles {error}"
         ) from error
+
+
+def _counts(name: str, found: Mapping[Anything, Anything]) -> dict[str, int]:
+    """Return a mapping to whole numbers of at least 1, its keys as text.
+
+    Raises:
+        ConfigurationError: Something else.
+    """
+    for key, value in found.items():
+        if type(value) is not int or value < 1:
+            raise ConfigurationError(
+                f"GPUDockerSpawner.{name}: {key!r} is {value!r}; it must be a whole "
+                "number of at least 1"
+            )
+    return {str(key): value for key, value in found.items()}
+
+
+def _window(row: Mapping[str, Anything], now: datetime) -> Priority:
+    """Return a window's occurrence that is open now or was the last one."""
+    try:
+        start = datetime.fromisoformat(row["start"])
+        end = datetime.fromisoformat(row["end"])
+        every = timedelta(days=float(row.get("every_days", 0)))
+        if every and now > start:
+            past = (now - start) // every * every
+            start, end = start + past, end + past
+        found = Priority(str(row["group"]), start, end)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"GPUDockerSpawner.priority_windows: {row} lacks or garbles {error}"
+        ) from error
+    if found.starts_at >= found.ends_at:
+        raise ConfigurationError(
+            f"GPUDockerSpawner.priority_windows: {row} ends before it starts"
+        )
+    return found

@@ -5,16 +5,19 @@ from math import ceil
 from typing import Any
 
 from gpuspawner.errors import GPUSpawnerError
-from gpuspawner.model import Container, Device, Lease, Limits, Owner
+from gpuspawner.model import Container, Lease, Limits, Owner
 
 HUB = "gpuspawner.hub"
 USER = "gpuspawner.user"
 SERVER = "gpuspawner.server"
 LEASE = "gpuspawner.lease"
 DEVICES = "gpuspawner.devices"
+SLOTS = "gpuspawner.slots"
 INDICES = "gpuspawner.indices"
 NAME = "gpuspawner.container"
 
+INTERRUPT_S = 5.0
+INTERRUPT_LOOK_S = 0.25
 VOID = "void"  # NVIDIA's runtime reads: no device, no driver library
 
 # An image may carry any of these; set in the container they win over the image.
@@ -60,6 +63,7 @@ def labels(hub: str, lease: Lease, name: str) -> dict[str, str]:
         SERVER: lease.owner.server,
         LEASE: lease.id,
         DEVICES: ",".join(lease.uuids),
+        SLOTS: ",".join(slot.id for slot in lease.slots),
         INDICES: ",".join(str(device.index) for device in lease.devices),
     }
 
@@ -75,9 +79,10 @@ def owner_of(container: Container) -> Owner:
     return Owner(container.labels.get(USER, ""), container.labels.get(SERVER, ""))
 
 
-def uuids_of(container: Container) -> tuple[str, ...]:
-    """Return the leased UUIDs that the labels name."""
-    return tuple(filter(None, container.labels.get(DEVICES, "").split(",")))
+def slots_of(container: Container) -> tuple[str, ...]:
+    """Return the ids of the leased slots that the labels name."""
+    found = container.labels
+    return tuple(filter(None, found.get(SLOTS, found.get(DEVICES, "")).split(",")))
 
 
 def volume_labels(hub: str, owner: Owner) -> dict[str, str]:
@@ -91,10 +96,10 @@ def environment(lease: Lease, limits: Limits, gpu_driver: str) -> dict[str, str]
     A server without a lease sees no GPU whatever its image says. MASTER_ADDR and the
     socket interfaces make torchrun and DDP work inside one container as they are.
     """
-    by_hook = lease.devices and gpu_driver == "nvidia"
+    by_hook = lease.slots and gpu_driver == "nvidia"
     env = dict(NEUTRAL)
     env["NVIDIA_VISIBLE_DEVICES"] = ",".join(lease.uuids) if by_hook else VOID
-    if not lease.devices:
+    if not lease.slots:
         env["CUDA_VISIBLE_DEVICES"] = ""
     env |= {
         "MASTER_ADDR": "127.0.0.1",
@@ -110,18 +115,18 @@ def environment(lease: Lease, limits: Limits, gpu_driver: str) -> dict[str, str]
 
 
 def device_requests(
-    devices: Sequence[Device], gpu_driver: str
+    uuids: Sequence[str], gpu_driver: str
 ) -> list[dict[str, Any]] | None:
-    """Return the engine's device requests for exactly these devices, by UUID."""
-    if not devices:
+    """Return the engine's device requests for exactly these devices or instances."""
+    if not uuids:
         return None
     if gpu_driver == "cdi":
-        ids = [f"nvidia.com/gpu={device.uuid}" for device in devices]
+        ids = [f"nvidia.com/gpu={uuid}" for uuid in uuids]
         return [{"Driver": "cdi", "DeviceIDs": ids}]
     return [
         {
             "Driver": "nvidia",
-            "DeviceIDs": [device.uuid for device in devices],
+            "DeviceIDs": list(uuids),
             "Capabilities": [["gpu", "compute", "utility"]],
         }
     ]
@@ -149,7 +154,7 @@ def host_config(
     }
     if cap_add:
         found["cap_add"] = list(cap_add)
-    requests = device_requests(lease.devices, gpu_driver)
+    requests = device_requests(lease.uuids, gpu_driver)
     if requests:
         found["device_requests"] = requests
     return found
@@ -167,6 +172,52 @@ def check_extra_host_config(extra: Mapping[str, Any]) -> None:
             f"extra_host_config sets {', '.join(taken)}: these follow from the lease "
             "and the offer. Remove them and configure offers instead."
         )
+
+
+def interrupt_kernels() -> list[str]:
+    """Return a command that interrupts every Jupyter kernel, as the interrupt key does.
+
+    It has to run as the kernels' user. It returns when they are done with what they
+    were at, such as saving a model, and after INTERRUPT_S at the latest. A kernel is a
+    process with a connection file in its command line, in whatever language.
+    """
+    tries = int(INTERRUPT_S / INTERRUPT_LOOK_S)
+    script = f"""
+kernels=
+for folder in /proc/[0-9]*; do
+  case "$(tr '\\0' ' ' 2>/dev/null <"$folder/cmdline")" in
+    *kernel-*.json*)
+      kill -INT "${{folder#/proc/}}" 2>/dev/null && kernels="$kernels $folder" ;;
+  esac
+done
+[ -n "$kernels" ] || exit 0
+quiet=0; tries={tries}
+while [ $tries -gt 0 ] && [ $quiet -lt 2 ]; do
+  tries=$((tries - 1)); quiet=$((quiet + 1)); sleep {INTERRUPT_LOOK_S}
+  for folder in $kernels; do
+    case "$(sed 's/.*) //; s/ .*//' "$folder/stat" 2>/dev/null)" in R|D) quiet=0;; esac
+  done
+done
+"""
+    return ["sh", "-c", script]
+
+
+def check_driver() -> list[str]:
+    """Return a command that exits 0 unless the kernel refuses the driver's nodes.
+
+    After `systemctl daemon-reload` on a host with systemd's cgroup driver a running
+    container may lose them (NVIDIA Container Toolkit, issue 48): opening fails with
+    EPERM, and no new program in it finds a GPU. Any other error means that the nodes
+    may be opened.
+    """
+    script = (
+        "for node in /dev/nvidiactl /dev/nvidia[0-9]*; do "
+        '[ -c "$node" ] || continue; '
+        'said=$( { : <"$node"; } 2>&1 ); '
+        'case "$said" in *"not permitted"*) exit 1;; esac; '
+        "done"
+    )
+    return ["env", "LC_ALL=C", "sh", "-c", script]
 
 
 def check_devices(lease: Lease) -> list[str]:

@@ -8,11 +8,12 @@ from typing import Any
 from jupyterhub import orm
 from traitlets import Unicode
 
+from gpuspawner import capping, homes, incontainer, seeding
 from gpuspawner import container as c
-from gpuspawner import homes, seeding
 from gpuspawner.configuration import ConfiguredSpawner
-from gpuspawner.errors import EngineRefused, GPUSpawnerError
-from gpuspawner.model import Lease, Limits, Owner
+from gpuspawner.errors import EngineRefused, GPUSpawnerError, ProbeFailed
+from gpuspawner.model import Lease, Limits, Owner, Slot, SlotKind
+from gpuspawner.processes import Processes
 from gpuspawner.progress import Progress
 
 CLEANUP_GRACE_S = 2
@@ -70,7 +71,7 @@ class CreatingSpawner(ConfiguredSpawner):
         self.home_volume = name
 
     async def _driver(self, lease: Lease) -> str:
-        if self.gpu_driver != "auto" or not lease.devices:
+        if self.gpu_driver != "auto" or not lease.slots:
             return str(self.gpu_driver) if self.gpu_driver != "auto" else "nvidia"
         known = (await self.host.engine.facts())["cdi_devices"]
         wanted = {f"nvidia.com/gpu={uuid}" for uuid in lease.uuids}
@@ -98,6 +99,12 @@ class CreatingSpawner(ConfiguredSpawner):
             host_config["port_bindings"] = {self.port: (self.host_ip,)}
         environment = self.get_env() | c.environment(lease, limits, driver)
         environment["GPUSPAWNER_FACTS"] = homes.FACTS
+        if cap := _share(lease):
+            brought = await self.host.engine.image_environment(self.image)
+            total = cap.device.memory_bytes
+            environment |= capping.environment(
+                brought | environment, cap.memory_bytes, total
+            )
         created = await self.docker(
             "create_container",
             **{
@@ -115,6 +122,7 @@ class CreatingSpawner(ConfiguredSpawner):
                 "host_config": self.client.create_host_config(**host_config),
             },
         )
+        self.host.placing.of_lease[lease.id] = str(created["Id"])
         return str(created["Id"])
 
     async def _extra(self, configured: Any) -> dict[str, Any]:
@@ -131,6 +139,8 @@ class CreatingSpawner(ConfiguredSpawner):
             for folder, source in self.deliver.items()
             for path, content in homes.read_tree(Path(source)).items()
         }
+        if _share(lease):
+            delivered |= incontainer.memory_cap_files()
         await homes.deliver(
             engine, created, delivered, await self._facts(lease, limits)
         )
@@ -157,17 +167,17 @@ class CreatingSpawner(ConfiguredSpawner):
                 "id": lease.id,
                 "devices": [
                     {
-                        "uuid": device.uuid,
-                        "index": device.index,
-                        "name": device.name,
-                        "memory_bytes": device.memory_bytes,
+                        "uuid": slot.uuid,
+                        "index": slot.device.index,
+                        "name": slot.type,
+                        "memory_bytes": slot.memory_bytes,
                     }
-                    for device in lease.devices
+                    for slot in lease.slots
                 ],
             }
-            if lease.devices
+            if lease.slots
             else None,
-            "why_no_gpu": None if lease.devices else why,
+            "why_no_gpu": None if lease.slots else why,
             "simulated": any(
                 device.is_simulated for device in self.host.pool.devices.values()
             ),
@@ -177,7 +187,7 @@ class CreatingSpawner(ConfiguredSpawner):
 
     async def check(self, created: str, lease: Lease) -> None:
         """Compare the devices in the started container with the lease."""
-        if not (lease.devices and self.check_devices):
+        if not (lease.slots and self.check_devices):
             return
         status = await self.host.engine.run_check(created, c.check_devices(lease))
         if status != 0:
@@ -186,3 +196,42 @@ class CreatingSpawner(ConfiguredSpawner):
                 "must check the NVIDIA Container Toolkit",
                 status,
             )
+
+    async def cap(self, created: str, lease: Lease) -> None:
+        """Put the strongest memory cap in place that there is, and note which.
+
+        Raises:
+            CapTooWeak: It is weaker than the site accepts.
+        """
+        slot = _share(lease)
+        if slot is None:
+            return
+        host = self.host
+        read_back = await self._limit_by_driver(created, slot)
+        status = await host.engine.run_check(
+            created, capping.check_framework_cap(), user=""
+        )
+        found = capping.means(slot, read_back, is_framework_capped=status == 0)
+        capping.check_strong_enough(slot, found, capping.Means(self.weakest_cap))
+        host.caps[lease.id] = found
+        self.log.info("memory cap lease_id=%s %s by=%s", lease.id, slot, found)
+
+    async def _limit_by_driver(self, created: str, slot: Slot) -> int | None:
+        found = await self.host.engine.inspect(created)
+        if found is None or not found.pid:
+            return None
+        cgroup = await asyncio.to_thread(Processes().cgroup, found.pid, found.id)
+        if cgroup is None:
+            return None
+        try:
+            return await self.host.probe.limit_memory(
+                slot.uuid, cgroup, slot.memory_bytes
+            )
+        except ProbeFailed as error:
+            self.log.warning("no memory limit by the driver: %s", error)
+            return None
+
+
+def _share(lease: Lease) -> Slot | None:
+    """Return the lease's share of a device, None if it holds whole slots."""
+    return next((slot for slot in lease.slots if slot.kind is SlotKind.SHARE), None)

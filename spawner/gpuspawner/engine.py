@@ -130,9 +130,11 @@ class DockerEngine:
                 raise EngineUnknown(f"container {found.name} does not go away")
             await asyncio.sleep(0.1)
 
-    async def run_check(self, name: str, command: Sequence[str]) -> int:
-        """See `Engine.run_check`. Runs as root, so that no file mode hides a node."""
-        made = await self.call("exec_create", name, list(command), user="0")
+    async def run_check(
+        self, name: str, command: Sequence[str], *, user: str = "0"
+    ) -> int:
+        """See `Engine.run_check`."""
+        made = await self.call("exec_create", name, list(command), user=user)
         await self.call("exec_start", made["Id"], detach=True)
         deadline = time.monotonic() + CHECK_DEADLINE_S
         while time.monotonic() < deadline:
@@ -141,6 +143,17 @@ class DockerEngine:
                 return int(seen["ExitCode"])
             await asyncio.sleep(0.05)
         raise EngineUnknown("a check inside the container did not end")
+
+    async def image_environment(self, image: str) -> dict[str, str]:
+        """Return the variables that an image brings, {} if it is not there."""
+        try:
+            found = await self.call("inspect_image", image)
+        except EngineRefused as error:
+            if error.status == NOT_FOUND:
+                return {}
+            raise
+        rows = (found.get("Config") or {}).get("Env") or []
+        return {key: value for key, _, value in (row.partition("=") for row in rows)}
 
     async def has_image(self, image: str) -> bool:
         """Return whether the image is on the engine."""
@@ -316,6 +329,7 @@ def parse(raw: Mapping[str, Any]) -> Container:
         error=str(state.get("Error") or ""),
         started_at=_time(state.get("StartedAt")),
         finished_at=_time(state.get("FinishedAt")),
+        pid=int(state.get("Pid") or 0),
     )
 
 

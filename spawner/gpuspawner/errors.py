@@ -7,7 +7,8 @@ GPUSpawnerError
 │   └── NotReady           the truth about the machine is not known yet
 ├── EngineUnknown        the engine did not answer: nothing is known, nothing stopped
 ├── EngineRefused        the engine answered no, with a sentence
-└── ProbeFailed          NVML cannot say which devices there are
+├── ProbeFailed          NVML cannot say which devices there are
+└── StoreFailed          a file that must outlive the hub cannot be read or written
 """
 
 
@@ -60,3 +61,7 @@ class EngineRefused(GPUSpawnerError):
 
 class ProbeFailed(GPUSpawnerError):
     """NVML did not answer; the text says why and what to do."""
+
+
+class StoreFailed(GPUSpawnerError):
+    """A file could not be read or written; what it held before is unchanged."""

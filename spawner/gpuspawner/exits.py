@@ -13,14 +13,17 @@ class Exit:
     """The end of a server.
 
     Attributes:
-        reason: out_of_memory, killed, stopped, crashed, not_started, removed.
+        reason: out_of_memory, killed, stopped, crashed, not_started, removed,
+            gpu_broke, gpu_memory.
         sentence: For the user.
         at: ISO time of the end, "" if unknown.
+        is_refundable: The platform broke, not the user's program.
     """
 
     reason: str
     sentence: str
     at: str = ""
+    is_refundable: bool = False
 
 
 REMOVED = Exit(

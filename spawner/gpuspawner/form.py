@@ -1,6 +1,7 @@
 """The spawn form: sizes, what is free now, and why the last server ended."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from string import Template
 
@@ -24,41 +25,48 @@ ROW = Template("""<div class="form-check mb-2">
 NOTICE = Template('<div class="alert alert-$kind" role="alert">$text</div>')
 
 
-def render(
-    offers: Sequence[Offer], *, n_free: int, n_devices: int, notices: Mapping[str, str]
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An offer as the form shows it.
+
+    Attributes:
+        offer: What is offered.
+        note: What is free now or how long the queue is.
+        is_free: It can start at once.
+        is_possible: It can start, at once or later.
+    """
+
+    offer: Offer
+    note: str = ""
+    is_free: bool = True
+    is_possible: bool = True
+
+
+def render(rows: Sequence[Row], *, notices: Mapping[str, str]) -> str:
     """Return the form's HTML; everything in it is escaped.
 
     Args:
-        offers: At least one; the first that can start now is chosen beforehand.
-        n_free: Devices that can be leased now.
-        n_devices: All devices.
+        rows: The first that can start at once is chosen beforehand.
         notices: Sentence -> Bootstrap kind ("info", "warning", ...).
     """
-    rows, is_chosen = [], False
-    for offer in offers:
-        can_start = offer.n_gpus <= n_free
-        state = "" if can_start else "disabled"
-        if can_start and not is_chosen:
-            state, is_chosen = "checked", True
-        rows.append(
-            ROW.substitute(
-                name=escape(offer.name, quote=True),
-                title=escape(offer.title),
-                detail=escape(_detail(offer, n_free, n_devices)),
-                state=state,
-            )
+    chosen = next((row for row in rows if row.is_free and row.is_possible), None)
+    shown = [
+        ROW.substitute(
+            name=escape(row.offer.name, quote=True),
+            title=escape(row.offer.title),
+            detail=escape(_detail(row)),
+            state="checked" if row is chosen else "" if row.is_possible else "disabled",
         )
+        for row in rows
+    ]
     notice = "".join(
         NOTICE.substitute(kind=escape(kind, quote=True), text=escape(text))
         for text, kind in notices.items()
     )
-    return PAGE.substitute(notice=notice, rows="\n".join(rows))
+    return PAGE.substitute(notice=notice, rows="\n".join(shown))
 
 
-def _detail(offer: Offer, n_free: int, n_devices: int) -> str:
-    limits = offer.limits
+def _detail(row: Row) -> str:
+    limits = row.offer.limits
     size = f"{human_bytes(limits.memory_bytes)} memory, {limits.n_cpus:g} CPU"
-    if not offer.n_gpus:
-        return size
-    return f"{size}; {n_free} of {n_devices} GPUs free now"
+    return f"{size}; {row.note}" if row.note else size

@@ -15,6 +15,7 @@ from gpuspawner.model import Owner
 FACTS = "/opt/gpuspawner/server.json"
 ROOT = seeding.Owner(0, 0)
 OOM_NOTE = "OUT-OF-MEMORY.txt"
+GPU_NOTE = "ABOUT-YOUR-GPU.txt"
 NOT_FOUND = 404
 MAX_MANIFEST = 2**20  # bytes; the manifest lies in the home and may be anything
 MAX_SEED = 16 * 2**20  # bytes; a file larger than this is not one of ours
@@ -197,8 +198,12 @@ async def _put(
     await engine.put(container, folder, seeding.archive(files, owner, time.time()))
 
 
-async def note_out_of_memory(
-    engine: DockerEngine, container: str, home: str, text: str, owner: seeding.Owner
+async def leave_note(
+    engine: DockerEngine,
+    container: str,
+    home: str,
+    note: tuple[str, str],
+    owner: seeding.Owner,
 ) -> None:
-    """Lay a note into a running server's home that says what ended a program."""
-    await _put(engine, container, home, {OOM_NOTE: text.encode()}, owner)
+    """Lay a note (its name and text) into a running server's home; an older one is replaced."""
+    await _put(engine, container, home, {note[0]: note[1].encode()}, owner)

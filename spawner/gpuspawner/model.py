@@ -9,16 +9,38 @@ SIMULATED = "(simulated)"
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Instance:
+    """A MIG instance: a part of a device with memory and compute units of its own.
+
+    Attributes:
+        uuid: Identity, `MIG-…`.
+        profile: Like "1g.10gb".
+        memory_bytes: Its own memory.
+        gpu_instance: NVML's GPU instance id, which its processes carry.
+        compute_instance: NVML's compute instance id.
+    """
+
+    uuid: str
+    profile: str
+    memory_bytes: int
+    gpu_instance: int
+    compute_instance: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Device:
     """A physical GPU.
 
     Attributes:
         index: NVML's index on the host: shown to people, never an identity.
         uuid: Identity, `GPU-…`.
-        name: Product name.
+        name: Product name; also the device's type.
         memory_bytes: Total memory.
         minor: N of /dev/nvidiaN.
         is_lost: NVML knows the device but cannot reach it.
+        is_split: MIG mode is on: only its instances can be leased.
+        instances: Its MIG instances; () unless it is split.
+        pci_bus_id: Like "00000000:07:00.0"; "" if unknown.
     """
 
     index: int
@@ -27,6 +49,9 @@ class Device:
     memory_bytes: int
     minor: int
     is_lost: bool = False
+    is_split: bool = False
+    instances: tuple[Instance, ...] = ()
+    pci_bus_id: str = ""
 
     @property
     def is_simulated(self) -> bool:
@@ -35,6 +60,54 @@ class Device:
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.name})"
+
+
+class SlotKind(StrEnum):
+    """DEVICE: a whole GPU. MIG: an instance of one. SHARE: one of m users of one."""
+
+    DEVICE = "device"
+    MIG = "mig"
+    SHARE = "share"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Slot:
+    """What can be leased: a device, a MIG instance, or a share of a device.
+
+    Attributes:
+        device: The physical GPU.
+        id: Identity among slots: the device's UUID, the MIG UUID, or
+            `<device UUID>/<i>:<m>` for share i of m.
+        kind: See SlotKind.
+        memory_bytes: GPU memory its holder may use.
+        profile: "" for a device, "1g.10gb" for MIG, "1/4" for a share.
+    """
+
+    device: Device
+    id: str
+    kind: SlotKind
+    memory_bytes: int
+    profile: str = ""
+
+    @property
+    def uuid(self) -> str:
+        """What the engine is asked for."""
+        return self.device.uuid if self.kind is SlotKind.SHARE else self.id
+
+    @property
+    def type(self) -> str:
+        """What is asked for and priced: product name, and profile if it is a part."""
+        kind = " MIG" if self.kind is SlotKind.MIG else ""
+        return f"{self.device.name}{kind} {self.profile}".rstrip()
+
+    def __str__(self) -> str:
+        part = f", {self.profile}" if self.profile else ""
+        return f"GPU {self.device.index} ({self.device.name}{part})"
+
+
+def whole(device: Device) -> Slot:
+    """Return the slot that is the whole device."""
+    return Slot(device, device.uuid, SlotKind.DEVICE, device.memory_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +123,21 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class SlotRequest:
-    """How many whole devices a server asks for, 0 for a CPU server."""
+    """What a server asks for.
+
+    Attributes:
+        n_slots: How many, 0 for a CPU server. Several are always of one type.
+        kind: See SlotKind.
+        type: Only slots of this `Slot.type`; "" for any.
+        min_memory_bytes: Each slot has at least this much.
+        must_be_connected: Every two devices are joined by NVLink.
+    """
 
     n_slots: int
+    kind: SlotKind = SlotKind.DEVICE
+    type: str = ""
+    min_memory_bytes: int = 0
+    must_be_connected: bool = False
 
 
 class LeaseState(StrEnum):
@@ -65,26 +150,33 @@ class LeaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A server's right to exactly these devices (none for a CPU server).
+    """A server's right to exactly these slots (none for a CPU server).
 
     Attributes:
         id: `ls_` and 16 hex digits; also the container's label.
         owner: Whose server.
-        devices: In the order shown to the user.
+        slots: In the order shown to the user.
         state: See LeaseState.
-        why: One line that explains the choice of devices.
+        why: One line that explains the choice.
+        since: When it was granted; aware UTC, None if nobody knows.
     """
 
     id: str
     owner: Owner
-    devices: tuple[Device, ...]
+    slots: tuple[Slot, ...]
     state: LeaseState = LeaseState.STARTING
     why: str = ""
+    since: datetime | None = None
 
     @property
     def uuids(self) -> tuple[str, ...]:
-        """The devices' identities."""
-        return tuple(device.uuid for device in self.devices)
+        """What the engine is asked for, in the order of the slots."""
+        return tuple(slot.uuid for slot in self.slots)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The physical GPUs, each once, in the order of the slots."""
+        return tuple(dict.fromkeys(slot.device for slot in self.slots))
 
     def to(self, state: LeaseState) -> "Lease":
         """Return the same lease in another state."""
@@ -115,13 +207,13 @@ class Offer:
     Attributes:
         name: What forms and the REST API send, like "1-gpu".
         title: What people read.
-        n_gpus: Whole devices, 0 for CPU only.
+        request: What it leases.
         limits: See Limits.
     """
 
     name: str
     title: str
-    n_gpus: int
+    request: SlotRequest
     limits: Limits
 
 
@@ -153,6 +245,7 @@ class Container:
         error: What the engine said when it could not start it.
         started_at: Aware UTC, None if it never ran.
         finished_at: Aware UTC, None if it has not ended.
+        pid: Of its first process on the host; 0 if it does not run or is not known.
     """
 
     id: str
@@ -165,6 +258,7 @@ class Container:
     error: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    pid: int = 0
 
     @property
     def is_running(self) -> bool:

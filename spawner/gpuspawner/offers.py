@@ -1,9 +1,13 @@
 """What a user may start: sizes from the machine, and a check of what was chosen."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from gpuspawner.errors import InvalidSelection
-from gpuspawner.model import Device, Limits, Offer
+from gpuspawner.exits import human_bytes
+from gpuspawner.model import Limits, Offer, Slot, SlotKind, SlotRequest
 
 GIB = 2**30
 MIB = 2**20
@@ -21,23 +25,72 @@ def limits(memory_bytes: int, n_cpus: float) -> Limits:
 
 
 def from_machine(
-    devices: Sequence[Device], memory_bytes: int, n_cpus: int
+    slots: Sequence[Slot], memory_bytes: int, n_cpus: int
 ) -> tuple[Offer, ...]:
     """Return the default offers: CPU only, then 1, 2, 4, ... and all devices.
 
-    A GPU server's memory and CPUs are its share of the machine by devices; a machine
-    without devices offers CPU only.
+    Where devices differ, one device of any type and then sizes of each type; then each
+    kind of MIG instance and share. A server's memory and CPUs are its part of the
+    machine by devices; a machine without devices offers CPU only.
     """
-    usable = int(memory_bytes * (1 - KEPT_FOR_HOST))
-    cpu_memory = max(256 * MIB, min(CPU_ONLY_MEMORY, usable // 2))
-    found = [Offer("cpu", "CPU only", 0, limits(cpu_memory, float(min(2, n_cpus))))]
-    for k in _sizes(len(devices)):
-        share = k / len(devices)
-        memory = max(cpu_memory, int(usable * share) // MIB * MIB)
-        cpus = max(1.0, round(n_cpus * share, 2))
-        title = "1 GPU" if k == 1 else f"{k} GPUs"
-        found.append(Offer(f"{k}-gpu", title, k, limits(memory, cpus)))
-    return tuple(found)
+    machine = _Machine.of(slots, memory_bytes, n_cpus)
+    found = [machine.cpu_only()]
+    n_of_type = Counter(slot.type for slot in slots if slot.kind is SlotKind.DEVICE)
+    if len(n_of_type) > 1:
+        found.append(machine.devices("1-gpu", "1 GPU, any type", SlotRequest(1)))
+    for type_, n in n_of_type.items():
+        for k in _sizes(n):
+            if len(n_of_type) == 1:
+                title = "1 GPU" if k == 1 else f"{k} GPUs"
+                name, request = f"{k}-gpu", SlotRequest(k)
+            else:
+                title = f"{k} x {type_}"
+                name, request = f"{k}-{_slug(type_)}", SlotRequest(k, type=type_)
+            found.append(machine.devices(name, title, request))
+    parts = {slot.type: slot for slot in slots if slot.kind is not SlotKind.DEVICE}
+    return (*found, *(machine.part(slot) for slot in parts.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """What there is to hand out; see `from_machine`."""
+
+    memory_bytes: int
+    n_cpus: int
+    n_devices: int
+
+    @classmethod
+    def of(cls, slots: Sequence[Slot], memory_bytes: int, n_cpus: int) -> "_Machine":
+        n_devices = len({slot.device.uuid for slot in slots})
+        return cls(int(memory_bytes * (1 - KEPT_FOR_HOST)), n_cpus, n_devices)
+
+    @property
+    def _cpu_memory(self) -> int:
+        return max(256 * MIB, min(CPU_ONLY_MEMORY, self.memory_bytes // 2))
+
+    def cpu_only(self) -> Offer:
+        least = limits(self._cpu_memory, float(min(2, self.n_cpus)))
+        return Offer("cpu", "CPU only", SlotRequest(0), least)
+
+    def devices(self, name: str, title: str, request: SlotRequest) -> Offer:
+        return Offer(name, title, request, self._part_of(request.n_slots))
+
+    def part(self, slot: Slot) -> Offer:
+        title = f"{slot.type} ({human_bytes(slot.memory_bytes)} of a GPU's memory)"
+        share = slot.memory_bytes / max(1, slot.device.memory_bytes)
+        request = SlotRequest(1, slot.kind, slot.type)
+        return Offer(_slug(slot.type), title, request, self._part_of(min(1, share)))
+
+    def _part_of(self, n_devices: float) -> Limits:
+        share = n_devices / self.n_devices
+        memory = max(self._cpu_memory, int(self.memory_bytes * share) // MIB * MIB)
+        return limits(memory, max(1.0, round(self.n_cpus * share, 2)))
+
+
+def _slug(type_: str) -> str:
+    """Return a type as a name that a URL and a label can carry, like "a100-1g.10gb"."""
+    text = type_.lower().replace("nvidia", "").replace("/", "-of-")
+    return re.sub(r"[^a-z0-9.]+", "-", text).strip("-")
 
 
 def _sizes(n: int) -> list[int]:

@@ -3,17 +3,36 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from gpuspawner.links import Topology
 from gpuspawner.model import Container, Device, Lease, Offer, Owner, Statement
+from gpuspawner.sample import Sweep
 
 
 class Probe(Protocol):
-    """Reads the machine's GPUs."""
+    """Reads the machine's GPUs. Every method raises ProbeFailed if nothing answers."""
 
     async def list_devices(self) -> tuple[Device, ...]:
         """Return every device, lost ones marked; () without a driver.
 
         Raises:
             ProbeFailed: A driver is there but does not answer; a sentence says why.
+        """
+        ...
+
+    async def topology(self) -> Topology:
+        """Return how the devices are connected; what NVML refuses is unknown."""
+        ...
+
+    async def sweep(self) -> Sweep:
+        """Return a sample of every device and MIG instance, and the new events."""
+        ...
+
+    async def limit_memory(
+        self, uuid: str, cgroup: str, limit_bytes: int
+    ) -> int | None:
+        """Cap the memory that a cgroup may use on a device; return what is read back.
+
+        None: this driver or this hub's rights do not allow it.
         """
         ...
 
@@ -41,8 +60,13 @@ class Engine(Protocol):
         """Stop and remove a container; it is gone when this returns."""
         ...
 
-    async def run_check(self, name: str, command: Sequence[str]) -> int:
-        """Run a short command inside a running container; return its exit status."""
+    async def run_check(
+        self, name: str, command: Sequence[str], *, user: str = "0"
+    ) -> int:
+        """Run a short command inside a running container; return its exit status.
+
+        By default as root, so that no file mode hides anything; "" is the image's user.
+        """
         ...
 
     def pull(self, image: str) -> AsyncIterator[str]:

@@ -1,31 +1,61 @@
 """What a start is doing, for as many pages as want to watch it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+BEAT_S = 10.0  # a page that was closed is noticed at the next event sent to it
+LEFT_AFTER_S = 45.0  # a page may be loaded again, a network may hang for a moment
+
 
 class Progress:
-    """Events so far, and a way to wait for the next."""
+    """Events so far, a way to wait for the next, and who is watching."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
         self._news = asyncio.Event()
+        self._n_watching = 0
+        self._left_at: float | None = None
 
-    def say(self, percent: int, message: str) -> None:
+    def say(self, percent: int, message: str, html: str = "") -> None:
         """Add an event; it replaces an equal one right before it."""
-        event = {"progress": percent, "message": message}
+        event: dict[str, Any] = {"progress": percent, "message": message}
+        if html:
+            event["html_message"] = html
         if self._events[-1:] != [event]:
             self._events.append(event)
             news, self._news = self._news, asyncio.Event()
             news.set()
 
+    @property
+    def is_left(self) -> bool:
+        """Whether pages watched this start and all were closed some time ago.
+
+        A start that no page ever watched (one by the REST API) is not left.
+        """
+        left_at = self._left_at
+        return left_at is not None and time.monotonic() - left_at > LEFT_AFTER_S
+
     async def follow(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield every event from the first on; JupyterHub ends the iteration."""
+        """Yield every event from the first on; JupyterHub ends the iteration.
+
+        In between a beat without a message is sent, which a page does not show.
+        """
         n = 0
-        while True:
-            news = self._news
-            while n < len(self._events):
-                yield self._events[n]
-                n += 1
-            await news.wait()
+        self._n_watching, self._left_at = self._n_watching + 1, None
+        try:
+            while True:
+                news = self._news
+                while n < len(self._events):
+                    yield self._events[n]
+                    n += 1
+                try:
+                    await asyncio.wait_for(news.wait(), BEAT_S)
+                except TimeoutError:
+                    last = self._events[-1:] or [{"progress": 0}]
+                    yield {"progress": last[0]["progress"]}
+        finally:
+            self._n_watching -= 1
+            if not self._n_watching:
+                self._left_at = time.monotonic()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from gpuspawner import container as c
+from gpuspawner import slots
 from gpuspawner.model import Container, Device, Lease, LeaseState
 
 
@@ -20,7 +21,8 @@ class Plan:
             claims are RELEASING, so that their devices stay taken until they are gone.
         remove: Ids of our containers that nobody claims, or whose lease must end.
         drop: Ids of leases whose container is gone.
-        foreign: UUID -> name of a container that is not ours and holds the device.
+        foreign: UUID of a device or MIG instance -> name of a container that is not
+            ours and holds it.
     """
 
     adopt: tuple[Lease, ...] = ()
@@ -82,30 +84,32 @@ def plan(
 
 def _read(found: Container, by_uuid: Mapping[str, Device]) -> Lease:
     """Return the lease that the labels describe; a vanished device stays in it."""
-    devices = tuple(
-        by_uuid.get(uuid) or Device(-1, uuid, "unknown GPU", 0, -1, is_lost=True)
-        for uuid in c.uuids_of(found)
-    )
+    held = tuple(slots.read(slot_id, by_uuid) for slot_id in c.slots_of(found))
     lease_id = found.labels.get(c.LEASE) or found.id
     return Lease(
-        lease_id, c.owner_of(found), devices, LeaseState.ACTIVE, "found running"
+        lease_id,
+        c.owner_of(found),
+        held,
+        LeaseState.ACTIVE,
+        "found running",
+        found.started_at,
     )
 
 
 def _foreign(
     hub: str, containers: Iterable[Container], devices: Sequence[Device]
 ) -> dict[str, str]:
-    """Return which devices are held by running containers that are not ours."""
+    """Return what is held by running containers that are not ours."""
     held: dict[str, str] = {}
     for found in containers:
         if c.is_ours(hub, found) or not found.is_running:
             continue
         names = {name.removeprefix("nvidia.com/gpu=") for name in found.claim.ids}
+        takes_all = found.claim.takes_all or "all" in names
         for device in devices:
-            if (
-                found.claim.takes_all
-                or "all" in names
-                or names & {device.uuid, str(device.index)}
-            ):
+            if takes_all or names & {device.uuid, str(device.index)}:
                 held[device.uuid] = found.name
+            for i, instance in enumerate(device.instances):
+                if names & {instance.uuid, f"{device.index}:{i}"}:
+                    held[instance.uuid] = found.name
     return held

@@ -1,48 +1,33 @@
 """GPUDockerSpawner: translates between JupyterHub, the pool and the engine."""
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from jupyterhub.spawner import SpawnException
 from tornado import web
-from traitlets import Dict, Unicode, default
+from traitlets import default
 
 from gpuspawner import container as c
-from gpuspawner import exits, form, homes, offers, seeding
-from gpuspawner.creation import CLEANUP_GRACE_S, CreatingSpawner
-from gpuspawner.errors import (
-    EngineRefused,
-    EngineUnknown,
-    GPUSpawnerError,
-    Refusal,
-)
-from gpuspawner.model import Container, Lease, Offer, SlotRequest
-from gpuspawner.progress import Progress
+from gpuspawner import exits, form, homes, seeding, waiting
+from gpuspawner.creation import CLEANUP_GRACE_S
+from gpuspawner.errors import EngineRefused, EngineUnknown, GPUSpawnerError
+from gpuspawner.host import STOP_GRACE_S
+from gpuspawner.model import Container, Offer
+from gpuspawner.slots import fits
+from gpuspawner.starting import StartingSpawner
 
-STOP_GRACE_S = 10
 STOP_RETRY_S = 2.0
 STOP_DEADLINE_S = 180.0
 
 
-class GPUDockerSpawner(CreatingSpawner):
+class GPUDockerSpawner(StartingSpawner):
     """Gives each server exactly the GPUs it leases, and takes them back safely.
 
     Guarantees: a device is in at most one running container of this hub; a server
     without a lease sees no GPU; an engine that does not answer is never taken for a
     stopped server; a lease survives the hub's death, because its container carries it.
     """
-
-    lease_id = Unicode()
-    last_exit = Dict()
-
-    _choice: object = None
-    _is_starting = False
-    _oom_seen_at: datetime | None = None
-    _memory_bytes = 0
 
     # -- configuration -----------------------------------------------------------
 
@@ -90,28 +75,7 @@ class GPUDockerSpawner(CreatingSpawner):
         super().clear_state()
         self._let_go()
 
-    def _let_go(self) -> None:
-        self.object_id = ""
-        if self.lease_id:
-            self.host.claims.discard(self.lease_id)
-            self.host.pool.end(self.lease_id)
-            self.host.kick()
-            self.lease_id = ""
-
-    # -- choosing ----------------------------------------------------------------
-
-    def _note_choice(self, options: object) -> None:
-        """Keep what the user sent; `start` checks it against the offers."""
-        self._choice = options
-
-    async def my_offers(self) -> Sequence[Offer]:
-        """Return what this user may take here, resolved now."""
-        machine = self.configured_offers() or await self.host.machine_offers()
-        groups = [group.name for group in self.user.groups]
-        found: Sequence[Offer] = self.offer_policy.for_owner(
-            self.owner, groups, machine
-        )
-        return found
+    # -- the form ----------------------------------------------------------------
 
     async def _render_form(self, *_: object) -> str:
         """Return the spawn form; if nothing can be offered, a sentence why."""
@@ -123,122 +87,43 @@ class GPUDockerSpawner(CreatingSpawner):
             available = await self.my_offers()
         except GPUSpawnerError as error:
             notices[str(error)] = "danger"
-            return form.render((), n_free=0, n_devices=0, notices=notices)
+            return form.render((), notices=notices)
         pool = self.host.pool
         if pool.trouble:
             notices[pool.trouble] = "warning"
         elif self.host.probe.absence:
             notices[self.host.probe.absence] = "info"
-        return form.render(
-            available,
-            n_free=len(pool.free),
-            n_devices=len(pool.devices),
-            notices=notices,
-        )
+        if kept := self._kept_place():
+            notices[kept] = "info"
+        return form.render([self._row(offer) for offer in available], notices=notices)
 
-    # -- starting ----------------------------------------------------------------
-
-    async def start(self) -> tuple[str, int]:
-        """Lease, create, seed, start and check; return (ip, port).
-
-        On any failure, also when cancelled, the container is removed, the devices are
-        given back and the GPU choice is forgotten.
-
-        Raises:
-            SpawnException: The user is told why it cannot be.
-            web.HTTPError: Engine or configuration failed, in a sentence.
-        """
-        self._is_starting = True
-        self._progress = Progress()
+    def _row(self, offer: Offer) -> form.Row:
+        """Return an offer with what is free now, or how long the queue is."""
+        pool, request = self.host.pool, offer.request
+        if not request.n_slots:
+            return form.Row(offer)
         try:
-            return await self._start()
-        except Exception as error:
-            raise await self._undone(error) from error
-        except asyncio.CancelledError:
-            # JupyterHub waits for this and then stops what it takes for running, so
-            # nothing is awaited here: the host removes the container.
-            self._let_go()
-            self._forget_choice()
-            raise
-        finally:
-            self._is_starting = False
-
-    async def _start(self) -> tuple[str, int]:
-        host = self.host
-        await host.ready()
-        offer = offers.select(await self.my_offers(), self._choice)
-        lease = host.pool.acquire(
-            f"ls_{secrets.token_hex(8)}", self.owner, SlotRequest(offer.n_gpus)
-        )
-        host.claims.add(lease.id)
-        self.lease_id, self._memory_bytes = lease.id, offer.limits.memory_bytes
-        self.log.info("lease acquired lease_id=%s owner=%s %s", lease.id, lease.owner,
-                      lease.why)  # fmt: skip
-        self._progress.say(10, _granted(lease))
-        async for line in host.engine.pull(self.image):
-            self._progress.say(15, line)
-        await self.clear_name()
-        await self.make_home()
-        created = await self.create_container(lease, offer.limits)
-        self.object_id = created
-        self._progress.say(40, "Laying out your files")
-        await self.fill(created, lease, offer.limits)
-        self._progress.say(60, "Starting the container")
-        await host.engine.call("start", created)
-        await self.check(created, lease)
-        ip, port = await self.get_ip_and_port()
-        host.pool.activate(lease.id)
-        self.last_exit = {}
-        self._oom_seen_at = datetime.now(UTC)
-        self._progress.say(80, "Waiting for JupyterLab")
-        return ip, port
-
-    async def _undone(self, error: Exception) -> web.HTTPError:
-        """Undo what was begun; return what the user reads."""
-        await self._undo()
-        self._forget_choice()
-        if isinstance(error, Refusal):
-            refused: web.HTTPError = SpawnException(
-                str(error), reason=error.reason, status_code=error.http_status
-            )
-            return refused
-        if isinstance(error, GPUSpawnerError):
-            self.log.error("server not started owner=%s: %s", self.owner, error)
-            why = exits.explain(str(error))
-            return web.HTTPError(
-                503,
-                f"The server could not be started: {why} Try again; if it happens "
-                "again, show this to your admin.",
-            )
-        self.log.error("server not started owner=%s", self.owner, exc_info=error)
-        return web.HTTPError(
-            500,
-            "The server could not be started because of a fault in the hub. Your admin "
-            "finds it in the hub's log.",
-        )
-
-    async def _undo(self) -> None:
-        """Remove the container and give the devices back; never raises."""
-        lease_id, self.lease_id = self.lease_id, ""
-        if not lease_id:
-            return
-        try:
-            await self.host.end(lease_id, self.object_name, timeout_s=CLEANUP_GRACE_S)
+            pool.check(request)
         except GPUSpawnerError as error:
-            self.log.warning("clean-up goes on lease_id=%s: %s", lease_id, error)
-        self.object_id = ""
+            return form.Row(offer, str(error), is_possible=False)
+        free = sum(fits(slot, request) for slot in pool.free)
+        every = sum(fits(slot, request) for slot in pool.slots.values())
+        what = f"{free} of {every} free now"
+        place = pool.outlook(request, datetime.now(UTC))
+        if place.wait_s == 0 and not place.n_ahead:
+            return form.Row(offer, what)
+        queue = f"{what}. If you choose it: {waiting.describe(place)}"
+        return form.Row(offer, queue, is_free=False)
 
-    def _forget_choice(self) -> None:
-        """Let the next start without options be a CPU server, not this one again."""
-        self._choice = None
-        self.user_options: dict[str, Any] = {}
-        self.orm_spawner.user_options = {}
-        self.db.commit()
-
-    async def progress(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what `start` is doing."""
-        async for event in self._progress.follow():
-            yield event
+    def _kept_place(self) -> str:
+        """Return what a user reads who waited when the hub was restarted."""
+        waits = [t for t in self.host.pool.queue.tickets if t.owner == self.owner]
+        if not waits:
+            return ""
+        return (
+            "You were waiting in the queue when the hub was restarted. Your place is "
+            "kept for three minutes: start the same size again to go on waiting."
+        )
 
     # -- running and ending ------------------------------------------------------
 
@@ -256,10 +141,13 @@ class GPUDockerSpawner(CreatingSpawner):
                 "%s: state unknown, taken as running: %s", self.owner, error
             )
             return None
+        if evicted := self.host.ending_of(self.lease_id):
+            return self._ended(evicted)
         if found is None or found.labels.get(c.LEASE) != self.lease_id:
             return self._ended(exits.REMOVED)
         if found.is_running:
             await self._note_out_of_memory(found)
+            await self._deliver_messages(found)
             return None
         ended = exits.describe(found, self._memory_bytes)
         try:
@@ -289,12 +177,29 @@ class GPUDockerSpawner(CreatingSpawner):
                 "safe.\n"
                 "You can delete this note.\n"
             )
-            await homes.note_out_of_memory(
-                self.host.engine, running.id, self.home_dir, text,
-                seeding.Owner(*self.home_owner),
-            )  # fmt: skip
+            await self._leave_note(running, homes.OOM_NOTE, text)
         except (EngineUnknown, EngineRefused) as error:
             self.log.warning("%s: out-of-memory note failed: %s", self.owner, error)
+
+    async def _deliver_messages(self, running: Container) -> None:
+        """Tell the user what the hub has to say about this server's GPU."""
+        messages = self.host.messages_for(self.lease_id)
+        if not messages:
+            return
+        at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        lines = [*(f"{at}: {text}" for text in messages), "You can delete this note."]
+        try:
+            await self._leave_note(running, homes.GPU_NOTE, "\n\n".join(lines) + "\n")
+        except (EngineUnknown, EngineRefused) as error:
+            self.log.warning("%s: note failed, will try again: %s", self.owner, error)
+            for text in messages:
+                self.host.tell(self.lease_id, text)
+
+    async def _leave_note(self, running: Container, name: str, text: str) -> None:
+        owner = seeding.Owner(*self.home_owner)
+        await homes.leave_note(
+            self.host.engine, running.id, self.home_dir, (name, text), owner
+        )
 
     async def stop(self, now: bool = False) -> None:
         """Stop and remove the container, then give the devices back.
@@ -358,9 +263,3 @@ def _options_from_form(data: dict[str, list[str]]) -> dict[str, Any]:
         for key, values in data.items()
         if key != "_xsrf"
     }
-
-
-def _granted(lease: Lease) -> str:
-    if not lease.devices:
-        return "A CPU server is yours"
-    return f"{' and '.join(map(str, lease.devices))}: yours alone"

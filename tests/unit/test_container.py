@@ -7,13 +7,13 @@ import pytest
 from docker.types import HostConfig
 from gpuspawner import container as c
 from gpuspawner.exits import describe, human_bytes
-from gpuspawner.form import render
-from gpuspawner.model import Container, Device, Lease, Owner
+from gpuspawner.form import Row, render
+from gpuspawner.model import Container, Device, Lease, Owner, whole
 from gpuspawner.offers import from_machine, limits
 
 GIB = 2**30
 GPU = Device(3, "GPU-3", "A100", 40 * GIB, 7)
-LEASE = Lease("ls_1", Owner("ann", "big"), (GPU,))
+LEASE = Lease("ls_1", Owner("ann", "big"), (whole(GPU),))
 CPU = Lease("ls_2", Owner("bob", ""), ())
 LIMITS = limits(8 * GIB, 2.5)
 
@@ -29,11 +29,11 @@ def test_a_server_without_a_lease_sees_no_gpu_whatever_its_image_says() -> None:
 
 def test_a_lease_asks_for_exactly_its_uuids_never_a_count() -> None:
     """By the hook or by CDI."""
-    (by_hook,) = c.device_requests((GPU,), "nvidia") or [{}]
+    (by_hook,) = c.device_requests(("GPU-3",), "nvidia") or [{}]
     assert by_hook["DeviceIDs"] == ["GPU-3"]
     assert "Count" not in by_hook
     assert c.environment(LEASE, LIMITS, "nvidia")["NVIDIA_VISIBLE_DEVICES"] == "GPU-3"
-    (by_cdi,) = c.device_requests((GPU,), "cdi") or [{}]
+    (by_cdi,) = c.device_requests(("GPU-3",), "cdi") or [{}]
     assert by_cdi == {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-3"]}
     assert c.environment(LEASE, LIMITS, "cdi")["NVIDIA_VISIBLE_DEVICES"] == "void"
 
@@ -59,7 +59,7 @@ def test_labels_describe_the_lease_completely() -> None:
     assert c.is_ours("here", found)
     assert not c.is_ours("there", found)
     assert c.owner_of(found) == LEASE.owner
-    assert c.uuids_of(found) == LEASE.uuids
+    assert c.slots_of(found) == LEASE.uuids
     assert labels[c.INDICES] == "3"
 
 
@@ -117,11 +117,14 @@ def test_sizes_are_readable() -> None:
     assert human_bytes(5) == "5 B"
 
 
-def test_the_form_greys_out_what_cannot_start_now_and_escapes_everything() -> None:
+def test_the_form_chooses_what_can_start_now_and_escapes_everything() -> None:
     """With no GPU free the CPU server is chosen beforehand."""
-    offers = from_machine([GPU], 16 * GIB, 4)
-    page = render(offers, n_free=0, n_devices=1, notices={"<b>hello": "warning"})
+    cpu, gpu = from_machine([whole(GPU)], 16 * GIB, 4)
+    rows = [Row(gpu, "0 of 1 free <now>", is_free=False), Row(cpu)]
+    page = render(rows, notices={"<b>hello": "warning"})
     assert 'value="cpu" checked' in page
-    assert 'value="1-gpu" disabled' in page
-    assert "0 of 1 GPUs free now" in page
+    assert 'value="1-gpu" >' in page
+    assert "0 of 1 free &lt;now&gt;" in page
+    never = [Row(gpu, "all broken", is_possible=False)]
+    assert 'value="1-gpu" disabled' in render(never, notices={})
     assert "&lt;b&gt;hello" in page

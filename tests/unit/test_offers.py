@@ -4,14 +4,14 @@ import json
 
 import pytest
 from gpuspawner.errors import InvalidSelection
-from gpuspawner.model import Device
+from gpuspawner.model import Device, whole
 from gpuspawner.offers import from_machine, limits, select
 from hypothesis import given
 from hypothesis import strategies as st
 
 GIB = 2**30
-DEVICES = [Device(i, f"GPU-{i}", "A100", 40 * GIB, i) for i in range(6)]
-OFFERS = from_machine(DEVICES, 64 * GIB, 16)
+SLOTS = [whole(Device(i, f"GPU-{i}", "A100", 40 * GIB, i)) for i in range(6)]
+OFFERS = from_machine(SLOTS, 64 * GIB, 16)
 
 
 def test_a_machine_offers_cpu_powers_of_two_and_all() -> None:
@@ -33,8 +33,8 @@ def test_a_machine_without_gpus_offers_cpu_only() -> None:
 def test_gpu_servers_share_the_machine_by_devices_and_fit_into_it() -> None:
     """As many servers as there are GPUs fit into the memory together."""
     one = OFFERS[1].limits
-    assert one.memory_bytes * len(DEVICES) <= 64 * GIB
-    assert one.n_cpus * len(DEVICES) <= 16.1
+    assert one.memory_bytes * len(SLOTS) <= 64 * GIB
+    assert one.n_cpus * len(SLOTS) <= 16.1
 
 
 def test_shm_is_a_share_of_memory_never_dockers_64_mb() -> None:

@@ -1,5 +1,7 @@
 """The pool never leases a device twice, whatever happens in whatever order."""
 
+from datetime import UTC, datetime
+
 import pytest
 from gpuspawner import container as c
 from gpuspawner.errors import NoCapacity, NotReady
@@ -11,6 +13,7 @@ from gpuspawner.model import (
     LeaseState,
     Owner,
     SlotRequest,
+    whole,
 )
 from gpuspawner.pool import Pool
 from gpuspawner.recovery import Plan, plan
@@ -28,6 +31,7 @@ from hypothesis.stateful import (
 )
 
 GIB = 2**30
+NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 
 
 def device(index: int, *, is_lost: bool = False) -> Device:
@@ -36,9 +40,16 @@ def device(index: int, *, is_lost: bool = False) -> Device:
 
 def ready_pool(n: int) -> Pool:
     pool = Pool()
-    pool.see([device(i) for i in range(n)])
-    pool.apply(Plan())
+    pool.see([device(i) for i in range(n)], NOW)
+    pool.apply(Plan(), NOW)
+    pool.cleaned(pool.slots)
     return pool
+
+
+def give_back(pool: Pool, lease_id: str) -> None:
+    """The lease's container is gone and its slots were seen clean."""
+    pool.release(lease_id, NOW)
+    pool.cleaned(pool.slots)
 
 
 ANN, BOB = Owner("ann", ""), Owner("bob", "")
@@ -47,59 +58,60 @@ ANN, BOB = Owner("ann", ""), Owner("bob", "")
 def test_nothing_is_leased_before_the_containers_were_read() -> None:
     """A hub that does not know yet who holds what grants nothing."""
     pool = Pool()
-    pool.see([device(0)])
+    pool.see([device(0)], NOW)
     with pytest.raises(NotReady, match="Try again in a moment"):
-        pool.acquire("ls_1", ANN, SlotRequest(1))
+        pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
 
 
 def test_two_servers_get_different_devices() -> None:
     """Exclusive means exclusive."""
     pool = ready_pool(2)
-    first = pool.acquire("ls_1", ANN, SlotRequest(1))
-    second = pool.acquire("ls_2", BOB, SlotRequest(1))
+    first = pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    second = pool.acquire("ls_2", BOB, SlotRequest(1), NOW)
     assert set(first.uuids).isdisjoint(second.uuids)
 
 
 def test_a_full_pool_says_who_has_to_wait_for_what() -> None:
     """The sentence names what is leased and what the user can do now."""
     pool = ready_pool(1)
-    pool.acquire("ls_1", ANN, SlotRequest(1))
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
     with pytest.raises(NoCapacity) as refused:
-        pool.acquire("ls_2", BOB, SlotRequest(1))
+        pool.acquire("ls_2", BOB, SlotRequest(1), NOW)
     assert str(refused.value) == (
         "No GPU is free: of 1 GPU, 1 leased. You can start as soon as 1 GPU more is "
         "given back; until then choose CPU only, your files are the same."
     )
-    assert pool.acquire("ls_2", BOB, SlotRequest(0)).devices == ()
+    assert pool.acquire("ls_2", BOB, SlotRequest(0), NOW).devices == ()
 
 
 def test_more_than_the_machine_has_is_said_plainly() -> None:
     """Nobody is told to wait for what will never come."""
     with pytest.raises(NoCapacity, match="This machine has 1 GPU; 4 were asked for"):
-        ready_pool(1).acquire("ls_1", ANN, SlotRequest(4))
+        ready_pool(1).acquire("ls_1", ANN, SlotRequest(4), NOW)
 
 
 def test_an_ending_lease_keeps_its_device_until_the_container_is_gone() -> None:
     """Ending is a wish; releasing is a fact."""
     pool = ready_pool(1)
-    pool.acquire("ls_1", ANN, SlotRequest(1))
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
     pool.end("ls_1")
     assert len(pool.free) == 0
     pool.activate("ls_1")
     assert pool.leases["ls_1"].state is LeaseState.RELEASING
-    pool.release("ls_1")
-    pool.release("ls_1")
-    assert list(pool.free) == [device(0)]
+    give_back(pool, "ls_1")
+    give_back(pool, "ls_1")
+    assert list(pool.free) == [whole(device(0))]
 
 
 def test_lost_and_foreign_devices_are_not_leased() -> None:
     """A device that does not answer, or that another program holds, is not free."""
     pool = Pool()
-    pool.see([device(0, is_lost=True), device(1), device(2)])
-    pool.apply(Plan(foreign={device(1).uuid: "somebody"}))
-    assert pool.free == (device(2),)
+    pool.see([device(0, is_lost=True), device(1), device(2)], NOW)
+    pool.apply(Plan(foreign={device(1).uuid: "somebody"}), NOW)
+    pool.cleaned(pool.slots)
+    assert pool.free == (whole(device(2)),)
     with pytest.raises(NoCapacity, match=r"Only 1 GPU of the 2 asked for is free"):
-        pool.acquire("ls_1", ANN, SlotRequest(2))
+        pool.acquire("ls_1", ANN, SlotRequest(2), NOW)
 
 
 HUB = "here"
@@ -111,7 +123,9 @@ def container_of(lease: Lease, *, hub: str = HUB, status: str = "running") -> Co
 
 
 def lease_of(name: str, *indices: int, state: LeaseState = LeaseState.ACTIVE) -> Lease:
-    return Lease(f"ls_{name}", Owner(name, ""), tuple(map(device, indices)), state)
+    return Lease(
+        f"ls_{name}", Owner(name, ""), tuple(whole(device(i)) for i in indices), state
+    )
 
 
 def test_a_claimed_container_gives_its_lease_back_to_a_new_hub() -> None:
@@ -134,21 +148,21 @@ def test_a_container_nobody_claims_is_removed() -> None:
 def test_an_orphans_device_is_not_free_before_the_orphan_is_gone() -> None:
     """Wanting it gone is not enough: until then its device stays taken."""
     lease, pool = lease_of("ann", 0), Pool()
-    pool.see([device(0)])
-    pool.apply(plan(HUB, [container_of(lease)], {}, set(), [device(0)]))
+    pool.see([device(0)], NOW)
+    pool.apply(plan(HUB, [container_of(lease)], {}, set(), [device(0)]), NOW)
     with pytest.raises(NoCapacity):
-        pool.acquire("ls_new", BOB, SlotRequest(1))
-    pool.release(lease.id)
-    assert pool.acquire("ls_new", BOB, SlotRequest(1)).uuids == lease.uuids
+        pool.acquire("ls_new", BOB, SlotRequest(1), NOW)
+    give_back(pool, lease.id)
+    assert pool.acquire("ls_new", BOB, SlotRequest(1), NOW).uuids == lease.uuids
 
 
 def test_a_start_that_a_slow_listing_missed_is_neither_removed_nor_changed() -> None:
     """Leases are copied before containers are listed; what came between is claimed."""
     pool = ready_pool(1)
-    lease = pool.acquire("ls_new", ANN, SlotRequest(1))
+    lease = pool.acquire("ls_new", ANN, SlotRequest(1), NOW)
     found = plan(HUB, [container_of(lease)], {}, {lease.id}, [device(0)])
     assert found.remove == ()
-    pool.apply(found)
+    pool.apply(found, NOW)
     assert pool.leases[lease.id].state is LeaseState.STARTING
 
 
@@ -164,10 +178,10 @@ def test_a_driver_in_trouble_leases_no_device_and_says_why() -> None:
     pool = ready_pool(1)
     pool.trouble = "A GPU may be stuck."
     with pytest.raises(NotReady, match=r"A GPU may be stuck\. Until then choose CPU"):
-        pool.acquire("ls_1", ANN, SlotRequest(1))
-    assert pool.acquire("ls_2", BOB, SlotRequest(0)).devices == ()
-    pool.see([device(0)])
-    assert pool.acquire("ls_1", ANN, SlotRequest(1)).devices == (device(0),)
+        pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    assert pool.acquire("ls_2", BOB, SlotRequest(0), NOW).devices == ()
+    pool.see([device(0)], NOW)
+    assert pool.acquire("ls_1", ANN, SlotRequest(1), NOW).devices == (device(0),)
 
 
 def test_another_hubs_containers_are_never_touched_but_their_devices_are_taken() -> (
@@ -227,7 +241,7 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize(n=st.integers(0, 8))
     def machine(self, n: int) -> None:
         self.devices = [device(i) for i in range(n)]
-        self.pool.see(self.devices)
+        self.pool.see(self.devices, NOW)
         self.reconcile()
 
     @rule(target=leases, k=st.integers(0, 4), creates=st.booleans())
@@ -235,7 +249,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.n += 1
         lease_id = f"ls_{self.n}"
         try:
-            lease = self.pool.acquire(lease_id, Owner(f"u{self.n}", ""), SlotRequest(k))
+            lease = self.pool.acquire(
+                lease_id, Owner(f"u{self.n}", ""), SlotRequest(k), NOW
+            )
         except NoCapacity:
             assert k > len(self.pool.free)
             return multiple()
@@ -255,7 +271,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.claims.discard(lease_id)
         self.pool.end(lease_id)
         self.engine.pop(lease_id, None)
-        self.pool.release(lease_id)
+        give_back(self.pool, lease_id)
 
     @rule(lease_id=leases)
     def stop_fails_halfway(self, lease_id: str) -> None:
@@ -269,7 +285,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def hub_dies_and_comes_back(self) -> None:
         self.pool = Pool()
-        self.pool.see(self.devices)
+        self.pool.see(self.devices, NOW)
         self.reconcile()
         assert self.pool.leases.keys() == self.engine.keys()
 
@@ -282,11 +298,12 @@ class AnyOrder(RuleBasedStateMachine):
             self.claims,
             self.devices,
         )
-        self.pool.apply(found)
+        self.pool.apply(found, NOW)
+        self.pool.cleaned(self.pool.slots)
         for container_id in found.remove:
             lease_id = container_id.removeprefix("id-")
             self.engine.pop(lease_id)
-            self.pool.release(lease_id)
+            give_back(self.pool, lease_id)
         again = plan(
             HUB,
             list(self.engine.values()),
@@ -304,7 +321,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def no_free_device_is_in_a_container(self) -> None:
         in_containers = [
-            uuid for found in self.engine.values() for uuid in c.uuids_of(found)
+            uuid for found in self.engine.values() for uuid in c.slots_of(found)
         ]
         assert len(in_containers) == len(set(in_containers))
         if self.pool.is_ready:

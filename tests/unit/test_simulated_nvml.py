@@ -543,27 +543,87 @@ def test_health_fields(connect: Connect, simulated: Simulated) -> None:
     assert client.get(f"n.nvmlDeviceGetRemappedRows(h({uuid!r}))") == [0, 2, 1, 0]
     ecc = f"n.nvmlDeviceGetTotalEccErrors(h({uuid!r}), 1, 0)"
     assert client.get(ecc) == 5
+    state.change(uuid, recovery=-1)
+    assert client.get(fields)[0] == [3, 0]
     state.change(uuid, ecc=-1)
     with pytest.raises(NvmlError, match="NotSupported"):
         client.get(ecc)
 
 
 def test_memory_limits_are_seen_by_other_processes(
-    connect: Connect, simulated: Simulated
+    connect: Connect, simulated: Simulated, tmp_path: Path
 ) -> None:
     """What one process sets for a cgroup, another reads; the rest has no limit."""
     state = simulated(states.simple(1))
     first, second = connect(), connect()
     uuid = state.uuids[0]
+    cgroups = [tmp_path / name for name in "ab"]
+    for cgroup in cgroups:
+        cgroup.mkdir()
     keep = "kept.update(l=n.c_nvml%sMemoryLimits_v1_t(%s))"
-    first.get(keep % ("Set", f"b'/sys/fs/cgroup/a', {GIB}, {2 * GIB}"))
+    first.get(keep % ("Set", f"{os.fsencode(cgroups[0])!r}, {GIB}, {2 * GIB}"))
     first.get(f"n.nvmlDeviceSetMemoryLimits_v1(h({uuid!r}), kept['l']) and 0")
     limits = []
-    for cgroup in ("/sys/fs/cgroup/a", "/sys/fs/cgroup/b"):
-        second.get(keep % ("Get", f"{cgroup.encode()!r}"))
+    for cgroup in cgroups:
+        second.get(keep % ("Get", f"{os.fsencode(cgroup)!r}"))
         second.get(f"n.nvmlDeviceGetMemoryLimits_v1(h({uuid!r}), kept['l']) and 0")
         limits.append(second.get("[kept['l'].softLimit, kept['l'].hardLimit]"))
     assert limits == [[GIB, 2 * GIB], [0, 2**64 - 1]]
+
+
+@pytest.mark.parametrize(
+    ("folder", "limits", "error"),
+    [
+        ("absent", (0, GIB), "OperatingSystem"),
+        (".", (0, 81 * GIB), "InvalidArgument"),
+        (".", (2 * GIB, GIB), "InvalidArgument"),
+    ],
+)
+def test_memory_limits_are_checked_as_the_driver_does(
+    connect: Connect, simulated: Simulated, folder: str, limits: object, error: str
+) -> None:
+    """The cgroup's folder is opened; limits fit the GPU and each other."""
+    state = simulated(states.simple(1))
+    client = connect()
+    path = os.fsencode(state.path.parent / folder)
+    client.get(f"kept.update(l=n.c_nvmlSetMemoryLimits_v1_t({path!r}, *{limits}))")
+    with pytest.raises(NvmlError, match=error):
+        client.get(f"n.nvmlDeviceSetMemoryLimits_v1(h({state.uuids[0]!r}), kept['l'])")
+
+
+def test_a_gpu_is_near_to_a_numa_node_and_is_none_itself(
+    connect: Connect, simulated: Simulated
+) -> None:
+    """The node is told as memory affinity, as on every machine with PCIe GPUs."""
+    state = simulated(states.hgx_a100())
+    client = connect()
+    near = f"list(n.nvmlDeviceGetMemoryAffinity(h({state.uuids[4]!r}), 1, 0))"
+    assert client.get(near) == [1 << 7]
+    with pytest.raises(NvmlError, match="NotSupported"):
+        client.get(f"n.nvmlDeviceGetNumaNodeId(h({state.uuids[4]!r}))")
+
+
+def test_a_process_of_unknown_size(connect: Connect, simulated: Simulated) -> None:
+    """It is listed, and its memory is not counted."""
+    state = simulated(states.simple(1))
+    uuid = state.uuids[0]
+    client = connect()
+    before = client.get(f"n.nvmlDeviceGetMemoryInfo(h({uuid!r})).used")
+    state.process(uuid, 7, -1)
+    assert client.get(processes(uuid)) == [[7, None, 0xFFFFFFFF]]
+    assert client.get(f"n.nvmlDeviceGetMemoryInfo(h({uuid!r})).used") == before
+
+
+def test_an_event_of_a_mig_instance(connect: Connect, simulated: Simulated) -> None:
+    """It names the GPU instance; others name none."""
+    state = simulated(states.mig())
+    client = connect()
+    client.get("kept.update(s=n.nvmlEventSetCreate())")
+    client.get(f"n.nvmlDeviceRegisterEvents(h({state.uuids[1]!r}), 8, kept['s'])")
+    state.xid(state.uuids[1], 94, gi=9)
+    state.xid(state.uuids[1], 79)
+    wait = f"n.nvmlEventSetWait_v2(kept['s'], {WAIT_S * 1000}).gpuInstanceId"
+    assert [client.get(wait), client.get(wait)] == [9, 0xFFFFFFFF]
 
 
 def test_two_programs_change_the_same_state(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ struct gpu {
 };
 struct mig { char parent[TEXT], uuid[TEXT], name[TEXT]; number index, gi, ci, mem, sms, slices; };
 struct proc { char uuid[TEXT], kind[16]; number pid, mem, sm, memutil, live; };
-struct event { char uuid[TEXT]; number seq, type, data; };
+struct event { char uuid[TEXT]; number seq, type, data, gi; };
 struct fault { char fn[TEXT], uuid[TEXT]; number code, delay_ms; };
 
 static struct {
@@ -248,6 +248,7 @@ static void read_record(const char *kind, const struct record *r)
         e->seq = number_of(r, "seq", 0);
         e->type = number_of(r, "type", nvmlEventTypeXidCriticalError);
         e->data = number_of(r, "data", 0);
+        e->gi = number_of(r, "gi", -1);
     } else if (!strcmp(kind, "fault") && S.faults < MAX_FAULTS) {
         struct fault *f = &S.fault[S.faults++];
         COPY(f->fn, text_of(r, "fn", "*"));
@@ -517,6 +518,8 @@ __attribute__((visibility("default"))) const char *nvmlErrorString(nvmlReturn_t 
     case NVML_ERROR_NO_PERMISSION: return "Insufficient Permissions";
     case NVML_ERROR_NOT_FOUND: return "Not Found";
     case NVML_ERROR_INSUFFICIENT_SIZE: return "Insufficient Size";
+    case NVML_ERROR_FUNCTION_NOT_FOUND: return "Function Not Found";
+    case NVML_ERROR_OPERATING_SYSTEM: return "Operating System Error";
     case NVML_ERROR_DRIVER_NOT_LOADED: return "Driver Not Loaded";
     case NVML_ERROR_TIMEOUT: return "Timeout";
     case NVML_ERROR_GPU_IS_LOST: return "GPU is lost";
@@ -726,7 +729,7 @@ static number memory_used(const struct gpu *g, const struct mig *m)
 {
     number used = m ? 0 : g->used;
     for (int i = 0; i < S.procs; i++)
-        if (runs_on(&S.proc[i], g, m)) used += S.proc[i].mem;
+        if (runs_on(&S.proc[i], g, m) && S.proc[i].mem > 0) used += S.proc[i].mem;
     number total = m ? m->mem : g->mem;
     return used < total ? used : total;
 }
@@ -945,6 +948,8 @@ static nvmlReturn_t field(const struct gpu *g, nvmlFieldValue_t *f)
     }
     if (f->fieldId <= NVML_FI_DEV_ECC_DBE_AGG_TOTAL && g->ecc < 0)
         return NVML_ERROR_NOT_SUPPORTED;
+    if (f->fieldId == NVML_FI_DEV_GET_GPU_RECOVERY_ACTION && g->recovery < 0)
+        return NVML_ERROR_NOT_SUPPORTED; /* a driver that does not know the field */
     if (f->fieldId == NVML_FI_DEV_RETIRED_PENDING && g->cc_major >= 8)
         return NVML_ERROR_NOT_SUPPORTED;
     if (f->fieldId >= NVML_FI_DEV_REMAPPED_COR && f->fieldId <= NVML_FI_DEV_REMAPPED_FAILURE
@@ -1106,15 +1111,8 @@ API nvmlDeviceGetNvLinkRemotePciInfo(
     ENTER_LINK(device, link, pci); return remote_pci(up, link, peer, pci);
 }
 
-API nvmlDeviceGetNumaNodeId(nvmlDevice_t device, unsigned int *node)
-{
-    ENTER_GPU(device);
-    NEED(node);
-    if (g->numa < 0) return done(NVML_ERROR_NOT_SUPPORTED);
-    *node = (unsigned)g->numa;
-    DONE;
-}
-
+/* nvmlDeviceGetNumaNodeId is a stub: nvml.h has it only for platforms whose GPUs are
+ * NUMA nodes themselves. Where a GPU is near to is told by its memory affinity. */
 static void set_bits(unsigned size, unsigned long *set, int first, int last)
 {
     enum { BITS = 8 * sizeof(long) };
@@ -1282,6 +1280,14 @@ API nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
 
 /* ---- memory limits of a cgroup --------------------------------------------------- */
 
+/* As the driver, this opens the cgroup's folder as the calling process sees it. */
+static int is_folder(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) close(fd);
+    return fd >= 0;
+}
+
 /* Limits live beside the state, one appended line each: other processes see them. */
 static void limits_path(char *path, size_t size)
 {
@@ -1293,6 +1299,9 @@ API nvmlDeviceSetMemoryLimits_v1(nvmlDevice_t device, nvmlSetMemoryLimits_v1_t *
     ENTER_GPU(device);
     NEED(limits && limits->nameSpace && !strpbrk(limits->nameSpace, " \n"));
     NEED(limits->softLimit <= limits->hardLimit);
+    NEED(limits->hardLimit <= (unsigned long long)g->mem
+        || limits->hardLimit == NVML_DEVICE_MEMORY_LIMIT_MAX);
+    if (!is_folder(limits->nameSpace)) return done(NVML_ERROR_OPERATING_SYSTEM);
     char path[4096], line[4352];
     limits_path(path, sizeof path);
     int n = snprintf(line, sizeof line, "%s %llu %llu %s\n", g->uuid, limits->softLimit,
@@ -1330,11 +1339,13 @@ API nvmlDeviceGetMemoryLimits_v1(nvmlDevice_t device, nvmlGetMemoryLimits_v1_t *
 {
     ENTER_GPU(device);
     NEED(limits && limits->nameSpace);
+    if (!is_folder(limits->nameSpace)) return done(NVML_ERROR_OPERATING_SYSTEM);
     limits->softLimit = 0;
     limits->hardLimit = NVML_DEVICE_MEMORY_LIMIT_MAX;
     limits->currentUsed = 0;
     for (int i = 0; i < S.procs; i++)
-        if (runs_on(&S.proc[i], g, NULL) && in_cgroup(S.proc[i].pid, limits->nameSpace))
+        if (runs_on(&S.proc[i], g, NULL) && S.proc[i].mem > 0
+            && in_cgroup(S.proc[i].pid, limits->nameSpace))
             limits->currentUsed += (unsigned long long)S.proc[i].mem;
     char path[4096], uuid[TEXT], cgroup[4096];
     limits_path(path, sizeof path);
@@ -1418,13 +1429,13 @@ static nvmlReturn_t wait_event(
         if (e) {
             set->seen = e->seq;
             *data = (nvmlEventData_t) { device, (unsigned long long)e->type,
-                (unsigned long long)e->data, NOT_MIG, NOT_MIG };
+                (unsigned long long)e->data, e->gi < 0 ? NOT_MIG : (unsigned)e->gi, NOT_MIG };
             DONE;
         }
         done(NVML_SUCCESS);
         number left = until - monotonic_ms();
         if (left <= 0) return NVML_ERROR_TIMEOUT;
-        nap_ms(left < 2 ? left : 2);
+        nap_ms(left < 20 ? left : 20); /* the real one sleeps until the event */
     }
 }
 API nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)

@@ -24,6 +24,7 @@ MIB = 1024**2
 SIMULATED = " (simulated)"
 # NVML codes that tests script most (nvml.h has them all).
 NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, RESET_REQUIRED, UNKNOWN = 3, 4, 15, 16, 999
+FUNCTION_NOT_FOUND = 13
 XID_EVENT, RECOVERY_EVENT = 0x8, 0x8000
 # What nvml.c has room for; more would be dropped there in silence.
 _LIMITS = {"gpu": 32, "mig": 224, "proc": 512, "event": 256, "fault": 64}
@@ -62,7 +63,8 @@ class Gpu:
 
     ``path`` is numa/hostbridge[/switch...]: the common head of two paths is their
     PCIe topology level. ``mig`` is -1 (cannot), 0 (off) or 1 (on); ``since`` (epoch
-    microseconds) lets the energy counter run with the power from then on.
+    microseconds) lets the energy counter run with the power from then on. ``recovery``
+    is what field 230 answers, -1 for a driver that does not know it.
     """
 
     uuid: str
@@ -115,7 +117,8 @@ class Gpu:
 class Process:
     """A process that NVML reports on a GPU or MIG instance.
 
-    With ``live`` it is reported only while the host has a process with this PID.
+    With ``live`` it is reported only while the host has a process with this PID. A
+    ``mem`` of -1 is "not available", as some drivers say.
     """
 
     uuid: str
@@ -129,12 +132,16 @@ class Process:
 
 @dataclass
 class Event:
-    """Something that event sets deliver once, in the order of ``seq``."""
+    """Something that event sets deliver once, in the order of ``seq``.
+
+    ``gi`` is the GPU instance concerned, -1 for the whole GPU.
+    """
 
     uuid: str
     seq: int
     type: int = XID_EVENT
     data: int = 0
+    gi: int = -1
 
 
 @dataclass
@@ -330,14 +337,14 @@ class GpuState:
         self.processes = [p for p in self.processes if p.pid != pid]
         self.write()
 
-    def xid(self, uuid: str, code: int) -> None:
+    def xid(self, uuid: str, code: int, *, gi: int = -1) -> None:
         """Raise the driver's error event with this XID."""
-        self.event(uuid, XID_EVENT, code)
+        self.event(uuid, XID_EVENT, code, gi=gi)
 
-    def event(self, uuid: str, kind: int, data: int = 0) -> None:
+    def event(self, uuid: str, kind: int, data: int = 0, *, gi: int = -1) -> None:
         """Deliver an event once to every event set that waits for it."""
         seq = 1 + max((event.seq for event in self.events), default=0)
-        self.events.append(Event(self.gpu(uuid).uuid, seq, kind, data))
+        self.events.append(Event(self.gpu(uuid).uuid, seq, kind, data, gi))
         self.events = self.events[-_LIMITS["event"] :]
         self.write()
 

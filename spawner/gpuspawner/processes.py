@@ -1,0 +1,109 @@
+"""Reads /proc: who is behind a PID that NVML told.
+
+/proc/<pid>/stat, status, cgroup and cmdline may be read by everybody, so the hub needs
+no capability for it, only the host's process table (`pid: host`). A PID may be given
+to another process at any time: what is read is checked against the start time.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuspawner.cgroups import (
+    ProcessIdentity,
+    container_ids,
+    parse_stat,
+    parse_status,
+    v2_path,
+)
+
+PROC = Path("/proc")
+COMMAND_CHARS = 80
+READ_BYTES = 64 * 1024  # a command line may be megabytes long
+INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO in Linux's proc_ns.h
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The process table.
+
+    Attributes:
+        root: Where it is mounted.
+    """
+
+    root: Path = PROC
+
+    @property
+    def is_hosts(self) -> bool:
+        """Whether this is the host's table, so that the host's PIDs mean something.
+
+        Without `pid: host` a container's own PIDs would be taken for the host's. In a
+        machine that is itself a container the answer is True if PID 1 is outside of
+        our own container.
+        """
+        try:
+            if str((self.root / "self/ns/pid").readlink()) == INITIAL_PID_NAMESPACE:
+                return True
+        except OSError:
+            return False
+        ours, first = self._read("self", "cgroup"), self._read("1", "cgroup")
+        return None not in {ours, first} and ours != first
+
+    def identify(self, pid: int) -> ProcessIdentity | None:
+        """Return who runs as this host PID; None means *unknown*, never *nobody*.
+
+        Unknown are also processes that end meanwhile, and everything if this is not
+        the host's process table.
+        """
+        if not self.is_hosts:
+            return None
+        before = self._read(str(pid), "stat")
+        status = parse_status(self._read(str(pid), "status") or "")
+        cgroup = self._read(str(pid), "cgroup")
+        command = self._read(str(pid), "cmdline")
+        after = self._read(str(pid), "stat")
+        told, again = parse_stat(before or ""), parse_stat(after or "")
+        if not told or not again or told[1] != again[1]:
+            return None
+        if status is None or cgroup is None or command is None:
+            return None
+        uid, pids = status
+        containers = container_ids(cgroup)
+        return ProcessIdentity(
+            pid=pid,
+            start_time=told[1],
+            uid=uid,
+            name=told[0],
+            command=_one_line(command),
+            containers=containers,
+            # Deeper PIDs are those of namespaces that the container made itself.
+            inner_pid=pids[1] if containers and len(pids) > 1 else pids[0],
+        )
+
+    def still_runs(self, identity: ProcessIdentity) -> bool | None:
+        """Return whether this very process runs; None if unknown."""
+        if not self.is_hosts:
+            return None
+        return identity.is_same_as(self.identify(identity.pid))
+
+    def cgroup(self, pid: int, container_id: str) -> str | None:
+        """Return the container's cgroup folder for NVML, see `cgroups.v2_path`.
+
+        Args:
+            pid: Host PID of a process in it, such as the engine's State.Pid.
+            container_id: Of the container.
+        """
+        text = self._read(str(pid), "cgroup") if self.is_hosts else None
+        return v2_path(text or "", container_id)
+
+    def _read(self, pid: str, name: str) -> str | None:
+        try:
+            with (self.root / pid / name).open("rb") as file:
+                return file.read(READ_BYTES).decode(errors="replace")
+        except OSError:  # it ended, or /proc is mounted with hidepid
+            return None
+
+
+def _one_line(command: str) -> str:
+    words = " ".join(command.replace("\0", " ").split())
+    shown = "".join(char if char.isprintable() else "?" for char in words)
+    return shown if len(shown) <= COMMAND_CHARS else shown[: COMMAND_CHARS - 1] + "…"

@@ -1,0 +1,265 @@
+"""A start from the choice to the answer: lease, image, turn to boot, boot; or undo."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from jupyterhub.spawner import SpawnException
+from jupyterhub.utils import url_path_join, wait_for_http_server
+from tornado import web
+from traitlets import Dict, Unicode
+
+from gpuspawner import admission, exits, offers, waiting
+from gpuspawner.creation import CLEANUP_GRACE_S, CreatingSpawner
+from gpuspawner.doorway import BootTimedOut
+from gpuspawner.errors import EngineRefused, GPUSpawnerError, Refusal
+from gpuspawner.model import Lease, Offer
+from gpuspawner.progress import Progress
+from gpuspawner.tickets import Place, Ticket
+
+# JupyterHub's time-out counts from the click, before it is known how long the queue is.
+# Ours count from the moment a server may boot, so JupyterHub's must never be the first.
+NEVER_S = 7 * 24 * 3600
+LOOK_EVERY_S = 2.0  # whether a server that does not answer yet still runs
+
+
+class StartingSpawner(CreatingSpawner):
+    """Starts a server as soon as its slots are free and the machine has room.
+
+    Attributes:
+        lease_id: The lease it holds, "" if none.
+        last_exit: Why the last server ended, {} if there is nothing to tell.
+    """
+
+    lease_id = Unicode()
+    last_exit = Dict()
+
+    _choice: object = None
+    _is_starting = False
+    _memory_bytes = 0
+    _boot_timeout_s = 0
+    _oom_seen_at: datetime | None = None
+
+    # -- choosing ----------------------------------------------------------------
+
+    def _note_choice(self, options: object) -> None:
+        """Keep what the user sent; `start` checks it against the offers."""
+        self._choice = options
+        # The last thing JupyterHub calls before it reads start_timeout.
+        configured: int = self.start_timeout
+        if configured != NEVER_S:
+            self._boot_timeout_s = configured
+            self.start_timeout: int = NEVER_S
+
+    async def my_offers(self) -> Sequence[Offer]:
+        """Return what this user may take here, resolved now."""
+        machine = self.configured_offers() or await self.host.machine_offers()
+        found: Sequence[Offer] = self.offer_policy.for_owner(
+            self.owner, self._groups(), machine
+        )
+        return found
+
+    def _groups(self) -> list[str]:
+        return [group.name for group in self.user.groups]
+
+    # -- starting ----------------------------------------------------------------
+
+    async def start(self) -> tuple[str, int]:
+        """Lease, create, seed, start, check, wait for the answer; return (ip, port).
+
+        On any failure, also when cancelled, the container is removed, the slots are
+        given back and the choice is forgotten.
+
+        Raises:
+            SpawnException: The user is told why it cannot be.
+            web.HTTPError: Engine or configuration failed, in a sentence.
+        """
+        self._is_starting = True
+        self._progress = Progress()
+        try:
+            return await self._start()
+        except Exception as error:
+            raise await self._undone(error) from error
+        except asyncio.CancelledError:
+            # JupyterHub waits for this and then stops what it takes for running, so
+            # nothing is awaited here: the host removes the container.
+            self._let_go()
+            self._forget_choice()
+            raise
+        finally:
+            self._is_starting = False
+
+    async def _start(self) -> tuple[str, int]:
+        host = self.host
+        await host.ready()
+        offer = offers.select(await self.my_offers(), self._choice)
+        lease = await self._lease(offer)
+        self._memory_bytes = offer.limits.memory_bytes
+        self.log.info("lease acquired lease_id=%s owner=%s %s", lease.id, lease.owner,
+                      lease.why)  # fmt: skip
+        self._progress.say(10, _granted(lease))
+        async for line in host.engine.pull(self.image):
+            self._progress.say(15, line)
+        n_cpus = (await host.engine.facts())["n_cpus"]
+        async with host.doorway.boot(lease.id, n_cpus, self._say_turn):
+            address = await self._boot_in_time(lease, offer)
+        host.pool.activate(lease.id)
+        self.last_exit = {}
+        self._progress.say(95, "JupyterLab answers")
+        return address
+
+    async def _lease(self, offer: Offer) -> Lease:
+        """Return a lease, after a wait in the queue if need be."""
+        now = datetime.now(UTC)
+        lease_id = f"ls_{secrets.token_hex(8)}"
+        pool = self.host.pool
+        if not offer.request.n_slots:
+            lease = pool.acquire(lease_id, self.owner, offer.request, now)
+        else:
+            course = self.course_now(self._groups(), now)
+            ticket = Ticket(lease_id, self.owner, offer.request, now, course)
+            progress = self._progress
+            lease = await self.host.room.lease(
+                ticket, self._say_place, lambda: progress.is_left
+            )
+        self.host.claims.add(lease.id)
+        self.lease_id = lease.id
+        return lease
+
+    def _say_place(self, place: Place) -> None:
+        text = waiting.describe(place)
+        self._progress.say(5, text, escape(text) + self._leave_button())
+
+    def _leave_button(self) -> str:
+        """Return a button that leaves the queue, for JupyterHub's own progress page."""
+        user, server = self.user.escaped_name, self.name
+        path = f"users/{user}/servers/{server}" if server else f"users/{user}/server"
+        url = escape(url_path_join(self.hub.base_url, "api", path), quote=True)
+        ask = (
+            f"this.disabled=true;fetch('{url}?_xsrf='+encodeURIComponent("
+            "window.jhdata.xsrf_token),{method:'DELETE'})"
+            ".then(()=>location.reload())"
+        )
+        return (
+            ' <button type="button" class="btn btn-sm btn-outline-secondary gpuspawner-'
+            f'leave" onclick="{escape(ask, quote=True)}">Leave the queue</button>'
+        )
+
+    def _say_turn(self, turn: admission.Turn) -> None:
+        self._progress.say(20, admission.describe(turn))
+
+    async def _boot_in_time(self, lease: Lease, offer: Offer) -> tuple[str, int]:
+        """Boot; time-outs count from here on."""
+        limit_s = self._boot_timeout_s + self.http_timeout
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._boot(lease, offer)
+        except TimeoutError as error:
+            raise BootTimedOut(f"it did not answer within {limit_s} seconds") from error
+
+    async def _boot(self, lease: Lease, offer: Offer) -> tuple[str, int]:
+        host = self.host
+        await self.clear_name()
+        await self.make_home()
+        created = await self.create_container(lease, offer.limits)
+        self.object_id = created
+        self._progress.say(40, "Laying out your files")
+        await self.fill(created, lease, offer.limits)
+        self._progress.say(60, "Starting the container")
+        await host.engine.call("start", created)
+        await self.check(created, lease)
+        await self.cap(created, lease)
+        ip, port = await self.get_ip_and_port()
+        self._oom_seen_at = datetime.now(UTC)
+        self._progress.say(80, "Waiting for JupyterLab")
+        await self._answers(created, ip, port)
+        return ip, port
+
+    async def _answers(self, created: str, ip: str, port: int) -> None:
+        """Return when the server answers.
+
+        Raises:
+            EngineRefused: It ended instead.
+        """
+        base = self.server.base_url if self.server else "/"
+        url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
+        waiting_for = asyncio.ensure_future(
+            wait_for_http_server(url_path_join(url, base), timeout=NEVER_S)
+        )
+        try:
+            while not (await asyncio.wait({waiting_for}, timeout=LOOK_EVERY_S))[0]:
+                found = await self.host.engine.inspect(created)
+                if found is None or not found.is_running:
+                    ended = exits.describe(found, self._memory_bytes) if found else (
+                        exits.REMOVED
+                    )  # fmt: skip
+                    raise EngineRefused(ended.sentence, 0)
+        finally:
+            waiting_for.cancel()
+
+    # -- undoing -----------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        self.object_id = ""
+        if self.lease_id:
+            self.host.claims.discard(self.lease_id)
+            self.host.pool.end(self.lease_id)
+            self.host.kick()
+            self.lease_id = ""
+
+    async def _undone(self, error: Exception) -> web.HTTPError:
+        """Undo what was begun; return what the user reads."""
+        ended = self.host.ending_of(self.lease_id)
+        await self._undo()
+        self._forget_choice()
+        if isinstance(error, Refusal):
+            refused: web.HTTPError = SpawnException(
+                str(error), reason=error.reason, status_code=error.http_status
+            )
+            return refused
+        if isinstance(error, GPUSpawnerError | BootTimedOut):
+            self.log.error("server not started owner=%s: %s", self.owner, error)
+            why = ended.sentence if ended else exits.explain(str(error))
+            return web.HTTPError(
+                503,
+                f"The server could not be started: {why} Try again; if it happens "
+                "again, show this to your admin.",
+            )
+        self.log.error("server not started owner=%s", self.owner, exc_info=error)
+        return web.HTTPError(
+            500,
+            "The server could not be started because of a fault in the hub. Your admin "
+            "finds it in the hub's log.",
+        )
+
+    async def _undo(self) -> None:
+        """Remove the container and give the slots back; never raises."""
+        lease_id, self.lease_id = self.lease_id, ""
+        if not lease_id:
+            return
+        try:
+            await self.host.end(lease_id, self.object_name, timeout_s=CLEANUP_GRACE_S)
+        except GPUSpawnerError as error:
+            self.log.warning("clean-up goes on lease_id=%s: %s", lease_id, error)
+        self.object_id = ""
+
+    def _forget_choice(self) -> None:
+        """Let the next start without options be a CPU server, not this one again."""
+        self._choice = None
+        self.user_options: dict[str, Any] = {}
+        self.orm_spawner.user_options = {}
+        self.db.commit()
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what `start` is doing."""
+        async for event in self._progress.follow():
+            yield event
+
+
+def _granted(lease: Lease) -> str:
+    if not lease.slots:
+        return "A CPU server is yours"
+    return f"{' and '.join(map(str, lease.slots))}: yours alone"

@@ -1,0 +1,116 @@
+"""Where starts wait for slots: each of the queue's tickets with its start."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from gpuspawner.errors import NoCapacity
+from gpuspawner.model import Lease
+from gpuspawner.pool import Pool
+from gpuspawner.tickets import Place, Ticket
+
+LOOK_EVERY_S = 2.0  # for pages that were closed, and for new estimates
+Tell = Callable[[Place], None]
+
+
+class WaitingRoom:
+    """Hands leases to the starts whose turn it is.
+
+    Args:
+        pool: Whose queue this is.
+        limit_s: Longest wait; 0 refuses at once what cannot be granted at once.
+        changed: Called whenever a ticket came or went.
+    """
+
+    def __init__(self, pool: Pool, limit_s: float, changed: Callable[[], None]) -> None:
+        self._pool = pool
+        self._limit_s = limit_s
+        self._changed = changed
+        self._waiters: dict[str, asyncio.Future[Lease]] = {}
+        self._places: Mapping[str, Place] = {}
+        self._places_at = 0.0
+
+    async def lease(
+        self, ticket: Ticket, tell: Tell, is_left: Callable[[], bool]
+    ) -> Lease:
+        """Return a lease as soon as it is this ticket's turn.
+
+        Cancelling leaves the queue; a lease granted in the same moment goes back.
+
+        Args:
+            ticket: Its id becomes the lease's, unless its owner waits already.
+            tell: Told where it stands, again and again.
+            is_left: Whether everybody who watched has gone.
+
+        Raises:
+            NotReady: See `Pool.check`.
+            NoCapacity: It can never be granted, or the wait is over without it.
+        """
+        now = datetime.now(UTC)
+        if not self._limit_s:
+            return self._pool.acquire(ticket.id, ticket.owner, ticket.request, now)
+        ticket = self._pool.join(ticket)
+        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiters[ticket.id] = waiter
+        try:
+            self.serve()
+            while not waiter.done():
+                self._check(ticket, is_left)
+                place = self.places.get(ticket.id)
+                if place:
+                    tell(place)
+                await asyncio.wait({waiter}, timeout=LOOK_EVERY_S)
+            return waiter.result()
+        except BaseException:
+            self._pool.queue.leave(ticket.id)
+            self._pool.release(ticket.id, datetime.now(UTC))  # it has no container yet
+            raise
+        finally:
+            del self._waiters[ticket.id]
+            self._note_change()
+
+    def serve(self) -> None:
+        """Grant what can be granted now. Call it whenever something came free."""
+        now = datetime.now(UTC)
+        gone = [
+            ticket.id
+            for ticket in self._pool.queue.expired(now, self._limit_s)
+            if ticket.id not in self._waiters
+        ]
+        for ticket_id in gone:
+            self._pool.queue.leave(ticket_id)
+        granted = self._pool.grant(now)
+        for lease in granted:
+            waiter = self._waiters.get(lease.id)
+            if waiter and not waiter.done():
+                waiter.set_result(lease)
+            else:
+                self._pool.release(lease.id, now)
+        if granted or gone:
+            self._note_change()
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Ticket id -> where it stands, at most LOOK_EVERY_S old."""
+        if time.monotonic() - self._places_at > LOOK_EVERY_S / 2:
+            self._places = self._pool.places(datetime.now(UTC))
+            self._places_at = time.monotonic()
+        return self._places
+
+    def _check(self, ticket: Ticket, is_left: Callable[[], bool]) -> None:
+        if is_left():
+            raise NoCapacity(
+                "You left the queue because the page was closed. Start again to wait."
+            )
+        waited_s = (datetime.now(UTC) - ticket.asked_at).total_seconds()
+        if waited_s > self._limit_s:
+            raise NoCapacity(
+                f"No GPU came free within {self._limit_s / 60:.0f} minutes, so you "
+                "left the queue. Start again to wait longer, or choose a smaller server "
+                "or CPU only, your files are the same."
+            )
+
+    def _note_change(self) -> None:
+        self._places_at = 0.0
+        self._changed()

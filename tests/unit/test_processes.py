@@ -1,0 +1,175 @@
+"""Who is behind a PID is read from /proc, and never guessed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from gpuspawner.cgroups import ProcessIdentity
+from gpuspawner.processes import INITIAL_PID_NAMESPACE, Processes
+from gpuspawner.watchdog import end_command
+
+ID = "0123456789abcdef" * 4
+Table = Callable[..., None]
+
+
+def stat(name: str, start: int) -> str:
+    fields = ["S", *map(str, range(4, 22)), str(start), *map(str, range(23, 53))]
+    return f"1 ({name}) {' '.join(fields)}\n"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    """Writes processes into a process table of its own, which is the host's."""
+
+    def write(
+        pid: str,
+        *,
+        start: int = 7,
+        cgroup: str = "0::/\n",
+        pids: str = "4242",
+        command: bytes = b"python\0train.py\0",
+        name: str = "python",
+    ) -> None:
+        folder = tmp_path / pid
+        folder.mkdir(exist_ok=True)
+        (folder / "stat").write_text(stat(name, start))
+        (folder / "status").write_text(f"Uid:\t1000\t0\t0\t0\nNSpid:\t{pids}\n")
+        (folder / "cgroup").write_text(cgroup)
+        (folder / "cmdline").write_bytes(command)
+
+    (tmp_path / "self/ns").mkdir(parents=True)
+    (tmp_path / "self/ns/pid").symlink_to(INITIAL_PID_NAMESPACE)
+    return write
+
+
+def test_a_process_of_a_container_is_named(tmp_path: Path, table: Table) -> None:
+    """With its container, its uid, and the PID that it has in there."""
+    table("4242", cgroup=f"0::/system.slice/docker-{ID}.scope\n", pids="4242\t17\t3")
+    found = Processes(tmp_path).identify(4242)
+    assert found == ProcessIdentity(
+        4242, 7, 1000, "python", "python train.py", (ID,), 17
+    )
+    assert str(found) == "process 4242 (python train.py)"
+
+
+def test_a_process_of_the_host_keeps_its_pid(tmp_path: Path, table: Table) -> None:
+    """The hub's own children too."""
+    table("4242")
+    found = Processes(tmp_path).identify(4242)
+    assert found
+    assert (found.containers, found.inner_pid) == ((), 4242)
+
+
+def test_a_command_line_is_shown_in_one_short_line(
+    tmp_path: Path, table: Table
+) -> None:
+    """It reaches logs and pages: no line break, no escape code, no megabytes."""
+    table("4242", command=b"python\0-c\0import x\n\x1b[2J\xff" + b"x" * 10**6)
+    found = Processes(tmp_path).identify(4242)
+    assert found
+    assert found.command.isprintable()
+    assert found.command.startswith("python -c import x ?[2J")
+    assert len(found.command) == 80
+
+
+def test_a_pid_that_ended_or_cannot_be_read_is_unknown(
+    tmp_path: Path, table: Table
+) -> None:
+    """Unknown is not nobody: there is no identity to act on."""
+    assert Processes(tmp_path).identify(4242) is None
+    for missing in ("stat", "status", "cgroup", "cmdline"):
+        table("4242")
+        (tmp_path / "4242" / missing).unlink()
+        assert Processes(tmp_path).identify(4242) is None
+
+
+def test_a_pid_given_to_another_process_meanwhile_is_unknown(
+    tmp_path: Path, table: Table
+) -> None:
+    """One half of the answer would be of the old, the other of the new process."""
+    table("4242", start=7)
+
+    class Reused(Processes):
+        def _read(self, pid: str, name: str) -> str | None:
+            text = super()._read(pid, name)
+            if name == "cgroup":
+                table("4242", start=8)
+            return text
+
+    assert Reused(tmp_path).identify(4242) is None
+
+
+def test_a_new_process_with_an_old_pid_is_not_the_old_one(
+    tmp_path: Path, table: Table
+) -> None:
+    """Asked again before anything is ended."""
+    table("4242", start=7)
+    processes = Processes(tmp_path)
+    old = processes.identify(4242)
+    assert old
+    assert processes.still_runs(old) is True
+    table("4242", start=8)
+    assert processes.still_runs(old) is False
+
+
+def test_without_the_hosts_process_table_everybody_is_unknown(
+    tmp_path: Path, table: Table
+) -> None:
+    """In a container with PIDs of its own, 4242 is somebody else than on the host."""
+    ours = f"0::/docker/{ID}\n"
+    table("4242")
+    table("1", cgroup=ours)
+    (tmp_path / "self/cgroup").write_text(ours)
+    link = tmp_path / "self/ns/pid"
+    link.unlink()
+    link.symlink_to("pid:[4026532001]")
+    processes = Processes(tmp_path)
+    assert processes.identify(4242) is None
+    # A machine that is a container itself: PID 1 is outside of the hub's container.
+    table("1", cgroup="0::/init\n")
+    assert processes.identify(4242)
+    link.unlink()
+    assert processes.identify(4242) is None
+    assert not Processes(tmp_path / "absent").is_hosts
+
+
+def test_the_kernel_is_read_as_it_is() -> None:
+    """This very process, in the real /proc."""
+    processes = Processes()
+    if not processes.is_hosts:
+        pytest.skip("these tests run in a PID namespace of their own")
+    found = processes.identify(os.getpid())
+    assert found
+    assert found.uid == os.getuid()
+    assert found.command
+    assert processes.still_runs(found)
+
+
+def test_a_process_is_ended_only_if_it_started_when_it_should_have() -> None:
+    """The command compares the start time where it runs; its name cannot fool it."""
+    prctl = (
+        "import ctypes, sys, time; "
+        "ctypes.CDLL(None).prctl(15, b') R 1 (9 9', 0, 0, 0); "
+        "print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", prctl], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        child.stdout.readline()
+        text = Path(f"/proc/{child.pid}/stat").read_text()
+        start = int(text.rpartition(")")[2].split()[19])
+
+        def end(start_time: int, *, by_force: bool = False) -> int:
+            who = ProcessIdentity(child.pid, start_time, 0, "python", "", (), child.pid)
+            command = end_command(who, by_force=by_force)
+            return subprocess.run(command, check=False).returncode
+
+        assert end(start + 1) == 3
+        assert child.poll() is None
+        assert end(start) == 0
+        assert child.wait(10) == -15
+    assert end(start) == 3
