@@ -20,7 +20,7 @@ from testbed.engine_proxy import EngineProxy
 from testbed.hub import Deployment, User, crowd
 
 ROOT = Path(__file__).resolve().parents[1]
-LOGS = ROOT / ".cache" / "logs"
+LOGS = Path(os.environ.get("TORCHROOM_TEST_CACHE", ROOT / ".cache")) / "logs"
 CHROMIUM = "/usr/bin/chromium"
 REQUIRED = {word.strip() for word in os.environ.get("REQUIRE", "").split(",")} - {""}
 skipped: pytest.StashKey[Counter[str]] = pytest.StashKey()

@@ -12,7 +12,13 @@ from toolbox.places import ROOT, locked
 from builder import bake, base, labels, mirrors, wheels
 
 _FOLDER = ROOT / "images" / "pytorch"
-_FILES = ("Dockerfile", "requirements.lock", "overrides.json")
+_FILES = (
+    "Dockerfile",
+    "requirements.lock",
+    "overrides.json",
+    "torchroom_boot.py",
+    "torchroom-singleuser",
+)
 _CPU = "torch==2.13.0"
 _CUDA = "torch===2.13.0"  # exactly PyPI's build, and so its CUDA packages
 _PUBLIC_CPU_INDEX = "https://download.pytorch.org/whl/cpu"

@@ -13,7 +13,7 @@ import importlib
 import os
 import ssl
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,21 +89,17 @@ class LatePyPIManager:
     @property
     def metadata(self) -> Any:
         """What the page is told about it; the same as the real one's."""
-        from jupyterlab.extensions.manager import ExtensionManagerMetadata  # noqa: PLC0415
-
-        return ExtensionManagerMetadata("PyPI", True, sys.prefix)
+        manager = importlib.import_module("jupyterlab.extensions.manager")
+        return manager.ExtensionManagerMetadata("PyPI", True, sys.prefix)
 
     @functools.cached_property
     def _real(self) -> Any:
-        from jupyterlab.extensions.pypi import PyPIExtensionManager  # noqa: PLC0415
-        from jupyterlab.extensions.readonly import (  # noqa: PLC0415
-            ReadOnlyExtensionManager,
-        )
-
+        pypi = importlib.import_module("jupyterlab.extensions.pypi")
         try:
-            return PyPIExtensionManager(*self._arguments)
-        except Exception:  # noqa: BLE001 - as JupyterLab does: whatever it is
-            return ReadOnlyExtensionManager(*self._arguments)
+            return pypi.PyPIExtensionManager(*self._arguments)
+        except Exception:  # noqa: BLE001 - as JupyterLab does, whatever it is
+            readonly = importlib.import_module("jupyterlab.extensions.readonly")
+            return readonly.ReadOnlyExtensionManager(*self._arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -118,39 +114,42 @@ class LateContext(ssl.SSLContext):
     Until then it trusts nobody.
     """
 
-    _load: Any = None
+    late: Callable[[], None] | None = None
 
-    def _loaded(self) -> ssl.SSLContext:
-        load, self._load = self._load, None
-        if load is not None:
-            load()
-        return super()
+    def _read(self) -> None:
+        late, self.late = self.late, None
+        if late is not None:
+            late()
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         """See ssl.SSLContext."""
-        return self._loaded().wrap_socket(*args, **kwargs)
+        self._read()
+        return super().wrap_socket(*args, **kwargs)
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """See ssl.SSLContext."""
-        return self._loaded().wrap_bio(*args, **kwargs)
+        self._read()
+        return super().wrap_bio(*args, **kwargs)
 
     def cert_store_stats(self) -> dict[str, int]:
         """See ssl.SSLContext."""
-        return self._loaded().cert_store_stats()
+        self._read()
+        return super().cert_store_stats()
 
     def get_ca_certs(self, *args: Any, **kwargs: Any) -> Any:
         """See ssl.SSLContext."""
-        return self._loaded().get_ca_certs(*args, **kwargs)
+        self._read()
+        return super().get_ca_certs(*args, **kwargs)
 
 
 @contextlib.contextmanager
 def late_certificates() -> Iterator[None]:
     """Let contexts made meanwhile read the default certificates when they need them."""
 
-    def later(real: Any) -> Any:
+    def later(real: Callable[..., None]) -> Callable[..., None]:
         def method(context: ssl.SSLContext, *args: Any, **kwargs: Any) -> None:
             context.__class__ = LateContext
-            context._load = functools.partial(real, context, *args, **kwargs)
+            vars(context)["late"] = functools.partial(real, context, *args, **kwargs)
 
         return method
 
@@ -171,15 +170,15 @@ def prepare() -> None:
         Exception: Packages are not as foreseen; the process must not go on.
     """
     gc.disable()  # nothing of what is imported is ever garbage
-    with late_certificates():
-        import aiohttp  # noqa: F401, PLC0415
-    with deferring(HUB_ONLY):
-        import jupyterhub.singleuser.extension  # noqa: F401, PLC0415
-    with deferring({"requests": {}}):
-        import jupyterlab_server.listings_handler  # noqa: F401, PLC0415
     late_manager = {"PyPIExtensionManager": LatePyPIManager}
+    with late_certificates():
+        importlib.import_module("aiohttp")
+    with deferring(HUB_ONLY):
+        importlib.import_module("jupyterhub.singleuser.extension")
+    with deferring({"requests": {}}):
+        importlib.import_module("jupyterlab_server.listings_handler")
     with deferring({"jupyterlab.extensions.pypi": late_manager}):
-        import jupyterlab.labapp  # noqa: F401, PLC0415
+        importlib.import_module("jupyterlab.labapp")
     gc.freeze()
     gc.enable()
 
@@ -192,7 +191,5 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, a slow boot is better
             print(f"booting the plain way: {error!r}", file=sys.stderr)
             plain = str(Path(sys.executable).parent / "jupyterhub-singleuser")
-            os.execv(plain, [plain, *sys.argv[1:]])
-    from jupyterhub.singleuser import main as serve  # noqa: PLC0415
-
-    serve()
+            os.execv(plain, [plain, *sys.argv[1:]])  # noqa: S606 - in our place
+    importlib.import_module("jupyterhub.singleuser").main()

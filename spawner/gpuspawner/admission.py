@@ -176,7 +176,7 @@ class Admission:
 
     def _tick(self, now: datetime) -> None:
         if self._area_at is not None:
-            elapsed_s = max(0.0, (now - self._area_at).total_seconds())
+            elapsed_s = (now - self._area_at).total_seconds()
             self._area += len(self._booting) * elapsed_s
         self._area_at = now
 

@@ -2,14 +2,15 @@
 
 Fair among users who compete for the same slots: who holds fewer of them, or has fewer
 tickets ahead, goes first; then who asked first. So who gets a slot falls back with all
-other tickets of the class: slots that any one request may have, and what other
-requests join to these.
+other tickets of the class: slots that any one request may have, and what other requests
+join to these.
 
 A ticket is overtaken by later ones at most MAX_OVERTAKEN times, so nobody starves. One
-that stands behind may start early only if by estimate it delays nobody else ahead. This
-is conservative backfilling: EASY (Lifka, "The ANL/IBM SP Scheduling System", 1995) with
-a reservation for everybody, not only for the first (Mu'alem and Feitelson, IEEE TPDS
-12(6), 2001).
+that stands behind may start early only if by estimate it delays nobody ahead, in the
+order as it is. This is conservative backfilling: EASY (Lifka, "The ANL/IBM SP
+Scheduling System", 1995) with a reservation for everybody, not only for the first
+(Mu'alem and Feitelson, IEEE TPDS 12(6), 2001). Who does not compete with anybody ahead
+is held up by nobody.
 
 Nothing here knows of GPUs: the pool says what fits.
 """
@@ -18,7 +19,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from math import inf
 
 from gpuspawner.model import SlotRequest
@@ -68,11 +69,8 @@ def start(
     if started is None:
         return
     for other in list(waits.values()):
-        if (
-            other.is_present
-            and age(other) < age(started)
-            and not slots.isdisjoint(reach(other.ticket.request))
-        ):
+        could_use = not slots.isdisjoint(reach(other.ticket.request))
+        if age(other) < age(started) and could_use:
             n = min(other.n_overtaken + 1, MAX_OVERTAKEN)
             waits[other.ticket.id] = replace(other, n_overtaken=n)
 
@@ -148,7 +146,9 @@ class _Plan:
             left_s = inf
             if lease.ends_at is not None:
                 left_s = (lease.ends_at - moment.now).total_seconds()
-            self.take(lease.slots, left_s if left_s > 0 else OVERDUE_S)
+            left_s = left_s if left_s > 0 else OVERDUE_S
+            for slot in lease.slots:  # several may hold up one, as shares a device
+                self.free_at[slot] = max(left_s, self.free_at.get(slot, 0.0))
 
     def take(self, slots: Iterable[str], until_s: float) -> None:
         """Note that the slots are taken until then."""
@@ -233,18 +233,17 @@ def _is_open(priority: Priority, now: datetime) -> bool:
 def _next(
     waits: Mapping[str, Wait], scene: _Scene, moment: Moment
 ) -> tuple[Ticket, frozenset[str]] | None:
-    ahead = _Ahead(waits, scene, moment)
+    ahead = _Ahead(scene, moment)
     refused: set[SlotRequest] = set()
     for wait in _ordered(waits, scene, moment):
         request = wait.ticket.request
         if request not in scene.possible:
             continue  # nobody is held up by what cannot be
         if wait.is_present and request not in refused and not ahead.has_own(wait):
-            slots = ahead.spare(wait)
+            slots = ahead.spare(request)
             if slots is not None:
                 return wait.ticket, slots
-            if not ahead.falls_back(wait):
-                refused.add(request)
+            refused.add(request)
         ahead.add(wait)
     return None
 
@@ -252,21 +251,17 @@ def _next(
 class _Ahead:
     """Those ahead that cannot start now, and what is left without delaying them."""
 
-    def __init__(
-        self, waits: Mapping[str, Wait], scene: _Scene, moment: Moment
-    ) -> None:
-        self._all, self._scene, self._moment = waits, scene, moment
+    def __init__(self, scene: _Scene, moment: Moment) -> None:
+        self._scene, self._moment = scene, moment
         self._waits: list[Wait] = []
         self._own: defaultdict[str, set[SlotRequest]] = defaultdict(set)
-        self._shares: set[tuple[int, str]] = set()
         self._plan: _Plan | None = None
-        self._starts: dict[str, float] = {}
+        self._starts: list[float] = []
 
     def add(self, wait: Wait) -> None:
         """Note that this one stands ahead."""
         self._waits.append(wait)
         self._own[wait.ticket.owner.user].add(wait.ticket.request)
-        self._shares.add(self._scene.share(wait))
 
     def has_own(self, wait: Wait) -> bool:
         """Whether the same user waits ahead for the same slots.
@@ -276,16 +271,14 @@ class _Ahead:
         own = self._own[wait.ticket.owner.user]
         return any(self._scene.compete(wait.ticket.request, other) for other in own)
 
-    def spare(self, wait: Wait) -> frozenset[str] | None:
-        """Return slots that it can have now, so that nobody else ahead is delayed.
+    def spare(self, request: SlotRequest) -> frozenset[str] | None:
+        """Return slots that it can have now, so that nobody ahead is delayed.
 
         First out of those that nobody ahead will want; then any, if it ends in time.
         """
-        request, fits, free = wait.ticket.request, self._moment.fits, self._moment.free
+        fits, free = self._moment.fits, self._moment.free
         rivals = (other.ticket.request for other in self._waits)
-        if not self.falls_back(wait) and not any(
-            self._scene.compete(request, rival) for rival in rivals
-        ):
+        if not any(self._scene.compete(request, rival) for rival in rivals):
             return fits(request, free)
         if fits(request, free) is None:
             return None
@@ -293,13 +286,9 @@ class _Ahead:
         unwanted = frozenset(slot for slot in free if plan.free_at[slot] == 0)
         for room in (unwanted, free):
             slots = fits(request, room)
-            if slots is not None and not self._is_delayed(wait, slots):
+            if slots is not None and not self._is_delayed(request, slots):
                 return slots
         return None
-
-    def falls_back(self, wait: Wait) -> bool:
-        """Whether its start changes the order of those ahead."""
-        return self._scene.share(wait) in self._shares
 
     def _reach(self, wait: Wait) -> frozenset[str]:
         return self._scene.reach[wait.ticket.request]
@@ -307,36 +296,28 @@ class _Ahead:
     def _planned(self) -> _Plan:
         plan = self._plan = self._plan or _Plan(self._moment)
         for wait in self._waits[len(self._starts) :]:
-            self._starts[wait.ticket.id] = plan.add(wait, self._reach(wait))
+            self._starts.append(plan.add(wait, self._reach(wait)))
         return plan
 
-    def _is_delayed(self, wait: Wait, slots: frozenset[str]) -> bool:
-        touched = [w for w in self._waits if not slots.isdisjoint(self._reach(w))]
-        if any(w.must_be_next or self._starts[w.ticket.id] == inf for w in touched):
-            return True
-        if not touched and not self.falls_back(wait):
+    def _is_delayed(self, request: SlotRequest, slots: frozenset[str]) -> bool:
+        touched = False
+        for wait, start_s in zip(self._waits, self._starts, strict=True):
+            if not slots.isdisjoint(self._reach(wait)):
+                touched = True
+                if start_s == inf or wait.must_be_next:
+                    return True
+        if not touched:
             return False
-        durations, request = self._moment.durations, wait.ticket.request
+        durations = self._moment.durations
         return any(
-            self._is_delayed_by(wait, slots, lasts_s)
+            self._is_delayed_by(slots, lasts_s)
             for lasts_s in {durations.cautious(request), durations.expected(request)}
         )
 
-    def _is_delayed_by(self, wait: Wait, slots: frozenset[str], lasts_s: float) -> bool:
-        ends = self._moment.now + timedelta(seconds=lasts_s)
-        running = (*self._moment.running, Running(wait.ticket.owner, slots, ends))
-        after = replace(self._moment, free=self._moment.free - slots, running=running)
-        line: Iterable[Wait] = self._waits
-        if self.falls_back(wait):
-            others = {i: w for i, w in self._all.items() if w is not wait}
-            line = (
-                w
-                for w in _ordered(others, self._scene, after)
-                if w.ticket.id in self._starts
-            )
-        plan = _Plan(after)
+    def _is_delayed_by(self, slots: frozenset[str], lasts_s: float) -> bool:
+        plan = _Plan(self._moment)
+        plan.take(slots, lasts_s)
         return any(
-            plan.add(w, self._reach(w)) > self._starts[w.ticket.id]
-            and w.ticket.owner.user != wait.ticket.owner.user
-            for w in line
+            plan.add(wait, self._reach(wait)) > start_s
+            for wait, start_s in zip(self._waits, self._starts, strict=True)
         )

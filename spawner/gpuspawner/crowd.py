@@ -6,6 +6,8 @@ does not count. A choice among 32 devices takes about 10 ms.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from operator import add
 
 from gpuspawner.tables import NVLINK_SCORE, Demand, Group
 
@@ -20,6 +22,9 @@ class Crowd:
         self.n = len(pairs)
         self._pairs = pairs
         self._groups: dict[int, Group] = {}
+
+    def prepare(self, demand: Demand) -> None:
+        """Do nothing: the mix does not count here."""
 
     def choose(
         self,
@@ -39,9 +44,9 @@ class Crowd:
         for size, n in keep.items():
             for group, _ in zip(self._whole(size, free), range(n), strict=False):
                 usable &= ~group
-        found = list(self._grown(usable, demand))
+        found = self._grown(usable, demand)
         if not found and demand.is_connected:
-            found = list(self._connected(usable, demand.size))
+            found = set(self._connected(usable, demand.size))
         return max(
             found,
             key=lambda mask: (self._score(mask), -self._lost(mask, free), mask),
@@ -88,30 +93,34 @@ class Crowd:
 
     def _group(self, mask: int) -> Group:
         members = self._members(mask)
-        if all(self._joins(mask & ~self._bit(i), i) for i in members):
-            return Group(True, self._nvlinks(mask))
+        if all(self._joined(i, j) for i, j in combinations(members, 2)):
+            links = (self._pairs[i][j] for i, j in combinations(members, 2))
+            return Group(True, sum(link // NVLINK_SCORE for link in links))
         return Group(False, self._score(mask))
 
-    def _nvlinks(self, mask: int) -> int:
-        members = self._members(mask)
-        return sum(
-            self._pairs[i][j] // NVLINK_SCORE for i in members for j in members if i < j
-        )
+    def _grown(self, usable: int, demand: Demand) -> set[int]:
+        """Return the sets that grow from each device by what links them best."""
+        return {
+            mask
+            for seed in self._members(usable)
+            if (mask := self._grow(seed, usable, demand)).bit_count() == demand.size
+        }
 
-    def _grown(self, usable: int, demand: Demand) -> Iterator[int]:
-        for seed in self._members(usable):
-            mask = self._bit(seed)
-            while mask.bit_count() < demand.size:
-                others = [
-                    i
-                    for i in self._members(usable & ~mask)
-                    if not demand.is_connected or self._joins(mask, i)
-                ]
-                if not others:
-                    break
-                mask |= self._bit(max(others, key=lambda i: (self._to(mask, i), -i)))
-            if mask.bit_count() == demand.size:
-                yield mask
+    def _grow(self, seed: int, usable: int, demand: Demand) -> int:
+        mask, gains = 0, [0] * self.n
+        others, best = self._members(usable), seed
+        for _ in range(demand.size):
+            mask |= self._bit(best)
+            gains = list(map(add, gains, self._pairs[best]))
+            others = [
+                i
+                for i in others
+                if i != best and (not demand.is_connected or self._joined(best, i))
+            ]
+            if not others:
+                break
+            best = max(others, key=lambda i: (gains[i], -i))
+        return mask
 
     def _connected(self, usable: int, size: int) -> Iterator[int]:
         """Yield one connected set if there is one, by trying all of them."""
@@ -129,16 +138,11 @@ class Crowd:
                     open_sets.append((mask | self._bit(i), later))
 
     def _score(self, mask: int) -> int:
-        return sum(self._to(mask, i) for i in self._members(mask)) // 2
+        return sum(self._pairs[i][j] for i, j in combinations(self._members(mask), 2))
 
     def _lost(self, mask: int, free: int) -> int:
-        return sum(self._to(free & ~mask, i) for i in self._members(mask))
-
-    def _to(self, mask: int, device: int) -> int:
-        return sum(self._pairs[device][i] for i in self._members(mask) if i != device)
-
-    def _joins(self, mask: int, device: int) -> bool:
-        return all(self._joined(device, i) for i in self._members(mask))
+        rest = self._members(free & ~mask)
+        return sum(self._pairs[i][j] for i in self._members(mask) for j in rest)
 
     def _joined(self, one: int, other: int) -> bool:
         return self._pairs[one][other] >= NVLINK_SCORE

@@ -17,7 +17,10 @@ LEAST_S = 60.0  # that any lease is expected to last still
 
 
 class Durations:
-    """Seconds of ended leases, per size: so many slots of a kind and type."""
+    """Seconds of ended leases, per size: so many slots of a kind and type.
+
+    A request for any type is judged by those of all types.
+    """
 
     def __init__(self) -> None:
         self._ended: dict[str, deque[float]] = {}
@@ -53,7 +56,7 @@ class Durations:
         elapsed = max(0.0, (now - started_at).total_seconds())
         longer = sorted(s for s in self._believed(request) if s > elapsed)
         lasts = longer[len(longer) // 2] if longer else elapsed * OUTLIVED
-        return max(started_at, now) + timedelta(seconds=max(lasts - elapsed, LEAST_S))
+        return now + timedelta(seconds=max(lasts - elapsed, LEAST_S))
 
     def to_json(self) -> dict[str, list[float]]:
         """Return what `from_json` takes."""
@@ -75,7 +78,13 @@ class Durations:
         return durations
 
     def _believed(self, request: SlotRequest) -> Sequence[float]:
-        ended = self._ended.get(_size(request), ())
+        size = _size(request)
+        ended = [
+            seconds
+            for known, some in self._ended.items()
+            if known == size or (not request.type and known.startswith(f"{size} "))
+            for seconds in some
+        ]
         return ended if len(ended) >= ENOUGH else (DEFAULT_S,)
 
     def _quantile(self, request: SlotRequest, share: float) -> float:

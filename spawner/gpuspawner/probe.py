@@ -99,7 +99,8 @@ class NvmlProbe:
     @property
     def pid(self) -> int | None:
         """The child's process id, None while there is none."""
-        return self._child.pid if self._child else None
+        child = self._child
+        return None if child is None or child.gone.is_set() else child.pid
 
     async def list_devices(self) -> tuple[Device, ...]:
         """See `Probe.list_devices`. One that was seen is told until the hub ends."""

@@ -5,7 +5,6 @@ with the lower devices is the larger number. A table has an entry for each mask.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +21,8 @@ UNIT = 1 << 30
 PATIENCE = 64
 """What is given now counts so many times what is left for the next request.
 
-Larger than 8 makes no difference that `bench/choice.py` could show; with 1, requests
-get slow sets so that others might get fast ones, and the mean falls.
+In `bench/choice.py`, below about 50 requests get slower sets so that others might get
+faster ones, and the mean falls; far above it hardly changes.
 """
 
 Longs = NDArray[np.int64]
@@ -69,12 +68,28 @@ class Table:
         joined = _sums([[int(score >= NVLINK_SCORE) for score in row] for row in pairs])
         self._is_connected = joined == self._sizes * (self._sizes - 1) // 2
         self._worth = self._worths()
-        self._offers: dict[Demand, Ints] = {}
-        for size in range(2, self.n + 1):
-            self._tell_offers(size)
+        self._offers: dict[Demand, Ints | None] = {}
         self._groups: dict[int, Ints] = {}
 
     # -- choosing ----------------------------------------------------------------
+
+    def prepare(self, demand: Demand) -> None:
+        """Table what each set offers to a kind of request: its best disjoint sets.
+
+        Takes up to 35 ms the first time; `choose` leaves other kinds out of the mix.
+        """
+        if demand in self._offers or not 1 < demand.size <= self.n:
+            return
+        self._offers[demand] = None
+        values = np.where(self._sizes == demand.size, self._scores, 0)
+        if demand.is_connected:
+            if self._is_connected.all():
+                return  # sets of one size offer the same
+            values = (values > 0) & self._is_connected
+        if values.any():
+            most = self._packings(demand.size, values.astype(np.int32)).astype(np.int64)
+            offers = most * UNIT // int(most.max())
+            self._offers[demand] = _closed(offers.astype(np.int32))
 
     def choose(
         self,
@@ -133,8 +148,7 @@ class Table:
         if group.is_connected:
             scores = np.where(self._is_connected, scores // NVLINK_SCORE, -1)
         is_whole = (self._sizes == size) & (scores == group.score)
-        (packings,) = self._packings(size, is_whole[None].astype(np.int32))
-        self._groups[size] = _closed(packings)
+        self._groups[size] = _closed(self._packings(size, is_whole.astype(np.int32)))
 
     def n_groups(self, size: int, free: int) -> int:
         """Return how many whole groups there are at most at once in a set."""
@@ -166,48 +180,23 @@ class Table:
         worths: Longs = self._scores.astype(np.int64) * UNIT // best[self._sizes]
         return worths
 
-    def _tell_offers(self, size: int) -> None:
-        """Table what each set offers to requests of a size: its best disjoint sets."""
-        of_size = self._sizes == size
-        connected = of_size & self._is_connected
-        if connected.any() and (connected == of_size).all():
-            n_sets = self._sizes // size
-            self._offers[Demand(size, True)] = (
-                n_sets.astype(np.int64) * UNIT // int(n_sets[-1])
-            ).astype(np.int32)
-            connected[:] = False
-        values = np.stack([np.where(of_size, self._scores, 0), connected]).astype(
-            np.int32
-        )
-        packings = self._packings(size, values)
-        for most, is_connected in zip(packings, (False, True), strict=True):
-            if whole := int(most.max()):
-                offer = _closed(
-                    (most.astype(np.int64) * UNIT // whole).astype(np.int32)
-                )
-                self._offers[Demand(size, is_connected)] = offer
-
     def _packings(self, size: int, values: Ints) -> Ints:
         """Return the best sum of values over a partition of a set into sets of a size.
 
         Args:
             size: Of the parts.
-            values: Rows of values, 0 for sets of other sizes; each row for itself.
+            values: Of sets of this size; 0 for all others.
 
         Returns:
             Like values; 0 for sets that cannot be so parted.
         """
         packings = values.copy()
-        rows = [row for row in range(len(values)) if values[row].any()]
         for population in range(2 * size, self.n + 1, size):
             sets = self._sets[population]
             bits = sets[:, None] & (1 << np.arange(self.n))
-            bits = bits[bits > 0].reshape(-1, population)
-            firsts = bits[:, :1] + _choices(bits[:, 1:], size - 1)
-            others = sets[:, None] ^ firsts
-            for row in rows:
-                sums = values[row][firsts] + packings[row][others]
-                packings[row][sets] = sums.max(axis=1)
+            bits = bits[bits > 0].reshape(-1, population).T
+            firsts = bits[0] + _choices(bits[1:], size - 1)
+            packings[sets] = (values[firsts] + packings[sets ^ firsts]).max(axis=0)
         return packings
 
 
@@ -237,10 +226,13 @@ def _sums(pairs: Sequence[Sequence[int]], each: Sequence[int] | None = None) -> 
     return total
 
 
-def _choices(bits: Longs, n: int) -> Longs:
-    """Return for each row the sum of every choice of n of its columns."""
-    picks = np.array(list(combinations(range(bits.shape[1]), n)), dtype=np.intp)
-    chosen = np.zeros((bits.shape[1], len(picks)), dtype=np.float32)
-    chosen[picks.T, np.arange(len(picks))] = 1
-    # As float32 because that is fast; sums below 2^24 are exact.
-    return (bits.astype(np.float32) @ chosen).astype(np.int64)
+def _choices(columns: Longs, n: int) -> Longs:
+    """Return the sum of every choice of n of the columns, a row for each choice."""
+    # By addition, not by a product with 0 and 1: a linear-algebra library would start
+    # threads of its own, which on a busy machine wait for each other for long.
+    nothing = np.zeros((1, columns.shape[1]), dtype=np.int64)
+    sums = [nothing] + [nothing[:0]] * n
+    for n_left, column in zip(range(len(columns))[::-1], columns, strict=True):
+        for m in range(n, max(0, n - n_left - 1), -1):
+            sums[m] = np.concatenate([sums[m], sums[m - 1] + column])
+    return sums[n]

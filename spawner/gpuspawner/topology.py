@@ -76,12 +76,14 @@ class _Type:
     """The devices of one product name.
 
     Attributes:
+        name: The product name.
         devices: By index, then UUID.
         pairs: The score of each pair.
         sets: What their sets are worth.
     """
 
     def __init__(self, devices: tuple[Device, ...], pairs: Pairs) -> None:
+        self.name = devices[0].name
         self.devices = devices
         self.pairs = pairs
         self.sets = Table(pairs) if len(devices) <= N_MAX else Crowd(pairs)
@@ -140,12 +142,15 @@ class Chooser:
         if types != self._types:
             self._types = types
             self._reserve()
+            for name, kind in types.items():
+                for demand in self._mixes.setdefault(name, Mix()).weights:
+                    kind.sets.prepare(demand)
 
     def note(self, request: SlotRequest) -> None:
         """Remember a real request, so that sets for others like it are left."""
         for kind in self._suited(request):
-            name = kind.devices[0].name
-            self._mixes.setdefault(name, Mix()).note(_demand(request))
+            self._mixes[kind.name].note(_demand(request))
+            kind.sets.prepare(_demand(request))
 
     def choose(self, free: Set[str], request: SlotRequest) -> Choice | None:
         """Return devices for a request, None if it cannot be granted.
@@ -174,9 +179,7 @@ class Chooser:
     def why_not(self, free: Set[str], request: SlotRequest) -> str:
         """Return why `choose` found nothing, for the user: what is and what to do."""
         usable = {
-            kind.devices[0].name: kind.members(
-                kind.mask(free, request.min_memory_bytes)
-            )
+            kind.name: kind.members(kind.mask(free, request.min_memory_bytes))
             for kind in self._suited(request)
         }
         n, n_free = request.n_slots, sum(map(len, usable.values()))
@@ -248,7 +251,7 @@ class Chooser:
             kind.mask(free),
             kind.mask(free, request.min_memory_bytes),
             _demand(request),
-            self._mixes.get(kind.devices[0].name, Mix()).weights,
+            self._mixes[kind.name].weights,
             self._keep(kind, free, request.n_slots, keep_intact),
         )
 
@@ -319,8 +322,6 @@ class Chooser:
 
 def pair_score(topology: Topology, one: Device, other: Device) -> int:
     """Return the link quality of two devices: NVLinks, then PCIe path, then NUMA."""
-    if one.uuid == other.uuid:
-        return 0
     link = topology.link(one.uuid, other.uuid)
     node = topology.numa.get(one.uuid)
     is_near = node is not None and node == topology.numa.get(other.uuid)
@@ -329,7 +330,7 @@ def pair_score(topology: Topology, one: Device, other: Device) -> int:
 
 
 def _demand(request: SlotRequest) -> Demand:
-    return Demand(request.n_slots, request.must_be_connected and request.n_slots > 1)
+    return Demand(request.n_slots, request.must_be_connected)
 
 
 def _rank(link: Link) -> tuple[int, int]:

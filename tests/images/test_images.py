@@ -274,7 +274,7 @@ def test_the_server_is_what_starts(
     """Without a command the image runs the single-user server."""
     config = engine.images.get(user_image).attrs["Config"]
     assert config["Entrypoint"] == ["tini", "-g", "--"]
-    assert config["Cmd"] == ["jupyterhub-singleuser"]
+    assert config["Cmd"] == ["torchroom-singleuser"]
     assert not [e for e in config["Env"] if e.startswith("NVIDIA_VISIBLE_DEVICES")]
 
 

@@ -29,7 +29,8 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from testbed.engine import Engine, EngineError  # noqa: E402  the path comes first
 
-CACHE = ROOT / ".cache"
+# A second run beside the first needs a cache of its own.
+CACHE = Path(os.environ.get("TORCHROOM_TEST_CACHE", ROOT / ".cache"))
 GPUS = CACHE / "engine" / "gpus"
 PYTHON = ROOT / ".venv" / "bin" / "python"
 SIMULATED_GPUS = 4
@@ -160,7 +161,7 @@ def pytest(
 
 def only_run() -> IO[str]:
     """Hold the checkout's lock: two runs would share one engine's data."""
-    CACHE.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     lock = (CACHE / "run.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -71,6 +71,7 @@ needs_of = st.tuples(
 waiting_share = st.floats(0.0, 0.5)
 
 
+@settings(deadline=None)
 @given(c=st.integers(1, 32), needs=needs_of, waits=waiting_share)
 def test_a_class_of_64_boots_nearly_as_fast_as_the_cores_can(
     c: int, needs: list[float], waits: float
@@ -82,6 +83,7 @@ def test_a_class_of_64_boots_nearly_as_fast_as_the_cores_can(
     assert max(machine.lives) < TIMEOUT_S * 0.6
 
 
+@settings(deadline=None)
 @given(c=st.integers(1, 3), s=st.floats(0.5, 3.0), waits=waiting_share)
 def test_on_a_small_machine_the_last_of_64_is_within_15_percent(
     c: int, s: float, waits: float
@@ -104,6 +106,38 @@ def test_the_limit_finds_what_suits_the_machine(
     assert machine.admission.limit == best
 
 
+def test_what_was_learnt_is_tried_again_when_it_is_old() -> None:
+    """Other images, other work on the machine: fewer at once may suffice today."""
+    machine = Machine(8, waits=0.5)
+    machine.boot([1.0] * 300)
+    machine.waits = 0.0
+    machine.boot([1.0] * 300)
+    assert machine.admission.limit == 16
+    machine.time += FORGET.total_seconds()
+    machine.boot([1.0] * 300)
+    assert machine.admission.limit == 8
+
+
+def test_who_boots_alone_teaches_nothing_about_many() -> None:
+    """On a quiet evening the limit stays."""
+    machine = Machine(8)
+    for _ in range(100):
+        machine.boot([1.0])
+    assert machine.admission.limit == START_PER_CPU * 8
+
+
+def test_after_a_time_out_the_limit_climbs_step_by_step() -> None:
+    """What was good before is not believed any more."""
+    machine = Machine(8, waits=0.5)
+    machine.boot([1.0] * 300)
+    machine.admission.ask("too slow", after(machine.time))
+    machine.time += 30
+    machine.admission.failed("too slow", after(machine.time))
+    assert machine.admission.limit == 8
+    machine.boot([1.0] * 8)
+    assert machine.admission.limit == 10
+
+
 def test_a_machine_slower_with_every_boot_more_goes_below_its_cores() -> None:
     """A slow disk: there is no floor while fewer at once is measurably faster."""
     rates = {8: 2.0, 6: 3.0, 4: 4.0}
@@ -115,6 +149,7 @@ def test_what_is_not_measurably_faster_is_not_tried_below_the_cores() -> None:
     assert next_limit({n: Rate(4.0, NOW) for n in (8, 6, 4)}, 4) == 4
 
 
+@settings(deadline=None)
 @given(
     rates=st.dictionaries(st.integers(1, 32), st.floats(0.01, 100), min_size=1),
     n_cpus=st.integers(1, 8),
@@ -199,6 +234,15 @@ def test_a_turn_says_how_many_are_ahead_and_how_long() -> None:
     assert admission.turn("c", after(60)) == Turn(0, 0.0)
 
 
+def test_one_boot_on_idle_cores_tells_how_long_a_class_takes() -> None:
+    """Four cores boot four in the time of one."""
+    machine = Machine(4)
+    machine.boot([2.0])
+    for n in range(20):
+        machine.admission.ask(str(n), after(machine.time))
+    assert machine.admission.turn("19", after(machine.time)) == Turn(19, 10.0)
+
+
 @pytest.mark.parametrize(
     ("turn", "text"),
     [
@@ -273,4 +317,6 @@ class Admissions(RuleBasedStateMachine):
 
 
 TestAdmissions = Admissions.TestCase
-TestAdmissions.settings = settings(max_examples=60, stateful_step_count=40)
+TestAdmissions.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)

@@ -107,6 +107,12 @@ def test_missing_or_old_data_is_waited_for_and_then_dirty(blind: Sample | None) 
     )
 
 
+def test_a_lost_device_is_called_lost() -> None:
+    """Not merely silent: the admin looks elsewhere."""
+    found = look(WHOLE, Sample("GPU-a", NOW, is_lost=True))
+    assert "the driver cannot reach it" in found.reason
+
+
 def test_what_takes_long_but_gets_clean_is_clean() -> None:
     """A quarantined slot heals as soon as it is empty."""
     late = ENDED + timedelta(hours=5)

@@ -524,6 +524,19 @@ def test_an_unclean_slot_heals_at_once_when_it_is_clean() -> None:
     assert machine.state() is Health.PROBATION
 
 
+def test_a_device_that_was_sick_long_ago_is_trusted_after_an_unclean_slot() -> None:
+    """What was forgiven is forgotten."""
+    machine = Machine()
+    machine.sweep(xid=95)
+    machine.reboot()
+    machine.wait(QUIET)
+    machine.wait(FORGIVEN)
+    machine.book.report(A, Finding.UNCLEAN, "left: 42", machine.now)
+    machine.book.clear(A, Finding.UNCLEAN)
+    machine.sweep()
+    assert machine.state() is Health.HEALTHY
+
+
 def test_an_unclean_slot_on_a_sick_device_does_not_spare_it_the_probation() -> None:
     """Cleaning up is no cure for an XID."""
     machine = Machine()
@@ -634,6 +647,13 @@ def test_a_file_of_another_version_is_read_as_far_as_it_goes() -> None:
     assert machine.state() is Health.QUARANTINED
     assert "a fault that this version does not know" in machine.record.reason
     assert machine.book.is_leasable(B)
+
+
+def test_a_time_at_the_end_of_days_is_no_time() -> None:
+    """A probation until after the year 9999 cannot be calculated, nor waited for."""
+    found = {"judged": "probation", "since": "9999-12-31T23:59:59"}
+    book = HealthBook.from_json({"devices": {A: found}})
+    assert "Watched until 1970" in book.records[A].reason
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

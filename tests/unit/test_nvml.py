@@ -536,7 +536,7 @@ def test_a_gpu_that_refuses_events_disturbs_nobody(serve: Serve) -> None:
     state, served = serve(states.simple(3))
     state.fault("nvmlDeviceGetSupportedEventTypes", state.uuids[0], code=3)
     state.fault("nvmlDeviceRegisterEvents", state.uuids[1], code=states.UNKNOWN)
-    assert len(served.samples()) == 3
+    assert all(sample.keys() >= {"power_w"} for sample in served.samples().values())
     for uuid in state.uuids:
         state.xid(uuid, 13)
     assert wait_event(served)["uuid"] == state.uuids[2]

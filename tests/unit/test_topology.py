@@ -9,7 +9,8 @@ from random import Random
 import pytest
 from gpuspawner.links import Link, Path, Topology
 from gpuspawner.model import Device, SlotRequest
-from gpuspawner.topology import Choice, Chooser
+from gpuspawner.tables import Demand
+from gpuspawner.topology import Choice, Chooser, Mix
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.topologies import (
@@ -232,31 +233,46 @@ def test_the_reason_tells_the_best_and_the_worst_link() -> None:
     assert last.why == "GPU 0+1+6: NV1 to SYS; no other is free"
 
 
+# NVLink joins three, and more weakly two.
+THREE_AND_TWO = Machine(
+    types=(("A", 1),) * 6,
+    numa=(0,) * 6,
+    paths="\n".join(
+        " ".join("X" if i == j else "SYS" for j in range(6)) for i in range(6)
+    ),
+    nvlinks="""
+        X 4 4 0 0 0
+        4 X 4 0 0 0
+        4 4 X 0 0 0
+        0 0 0 X 1 0
+        0 0 0 1 X 0
+        0 0 0 0 0 X
+    """,
+)
+
+
 def test_requests_teach_what_to_leave() -> None:
-    """Where many ask for three, three are left; the prior alone leaves a pair."""
-    machine = Machine(
-        types=(("A", 1),) * 6,
-        numa=(0,) * 6,
-        paths="\n".join(
-            " ".join("X" if i == j else "SYS" for j in range(6)) for i in range(6)
-        ),
-        nvlinks="""
-            X 4 4 0 0 0
-            4 X 4 0 0 0
-            4 4 X 0 0 0
-            0 0 0 X 1 0
-            0 0 0 1 X 0
-            0 0 0 0 0 X
-        """,
-    )
-    chooser = ready(machine)
-    free = uuids(machine, 0, 1, 2, 3, 4)
+    """Where many ask for three, three are left; else where many ask for two, two."""
+    chooser = ready(THREE_AND_TWO)
+    free = uuids(THREE_AND_TWO, 0, 1, 2, 3, 4)
     for _ in range(200):
         chooser.note(SlotRequest(3))
     assert indices(chooser.choose(free, SlotRequest(1))) == [3]
     for _ in range(200):
         chooser.note(SlotRequest(2, must_be_connected=True))
     assert indices(chooser.choose(free, SlotRequest(1))) == [0]
+
+
+def test_the_mix_is_an_average_that_forgets_all_but_the_prior() -> None:
+    """Its weights are whole numbers and always 2^20 in sum."""
+    mix = Mix()
+    assert mix.weights == naive_mix()
+    noted = [(2, True)] * 3 + [(5, False)] + [(1, False)] * 500
+    for kind in noted:
+        mix.note(Demand(*kind))
+        assert sum(mix.weights.values()) == 2**20
+    assert {kind: n for kind, n in naive_mix(noted).items() if n} == mix.weights
+    assert mix.weights.keys() == PRIOR.keys()
 
 
 def test_several_are_always_of_one_type() -> None:
@@ -289,6 +305,18 @@ def test_the_smallest_sufficient_type_is_given_first() -> None:
     assert given(49) == ""
     assert given(0, "NVIDIA RTX A6000") == "NVIDIA RTX A6000"
     assert given(0, "unheard of") == ""
+
+
+def test_devices_of_one_type_with_too_little_memory_are_passed_over() -> None:
+    """Two boards of one name need not have the same memory."""
+    small, large = (Device(i, f"GPU-{i}", "A100", (40 + i) * GIB, i) for i in range(2))
+    chooser = Chooser()
+    chooser.see([small, large], Topology())
+    free = {small.uuid, large.uuid}
+    choice = chooser.choose(free, SlotRequest(1, min_memory_bytes=41 * GIB))
+    assert choice is not None
+    assert choice.devices == (large,)
+    assert chooser.choose(free, SlotRequest(2, min_memory_bytes=41 * GIB)) is None
 
 
 def test_connected_means_that_nvlink_joins_every_pair() -> None:
@@ -364,6 +392,19 @@ def test_only_the_best_groups_of_the_machine_are_kept() -> None:
     a100 = SlotRequest(1, type="NVIDIA A100 80GB PCIe")
     assert chooser.choose(every, a100) is None
     assert "Waiting will not help" in chooser.why_not(every, a100)
+
+
+def test_of_equal_groups_of_two_types_either_one_is_kept() -> None:
+    """One may be broken while the other is whole, not both."""
+    chooser = Chooser({4: 1})
+    chooser.see(TWO_TYPES.devices, Topology())
+    every = {device.uuid for device in TWO_TYPES.devices}
+    t4 = SlotRequest(1, type="Tesla T4")
+    a100 = SlotRequest(1, type="NVIDIA A100 80GB PCIe")
+    assert indices(chooser.choose(every, t4)) == [4]
+    assert indices(chooser.choose(every, a100)) == [0]
+    assert chooser.choose(every - uuids(TWO_TYPES, 4), a100) is None
+    assert chooser.choose(every - uuids(TWO_TYPES, 4), t4) is not None
 
 
 # -- any input -------------------------------------------------------------------------
@@ -557,6 +598,19 @@ def test_groups_are_judged_anew_when_devices_come_and_go() -> None:
     assert chooser.choose(t4, SlotRequest(1)) is not None
 
 
+def test_what_was_learnt_outlives_a_change_of_devices() -> None:
+    """A new table knows the mix of requests that the old one served."""
+    chooser = ready(THREE_AND_TWO)
+    free = uuids(THREE_AND_TWO, 0, 1, 2, 3, 4)
+    assert indices(chooser.choose(free, SlotRequest(1))) == [3]
+    for _ in range(200):
+        chooser.note(SlotRequest(2, must_be_connected=True))
+    chooser.see([], THREE_AND_TWO.topology)
+    assert chooser.choose(free, SlotRequest(1)) is None
+    chooser.see(THREE_AND_TWO.devices, THREE_AND_TWO.topology)
+    assert indices(chooser.choose(free, SlotRequest(1))) == [0]
+
+
 # -- more than sixteen -----------------------------------------------------------------
 
 ROOM = [Device(i, f"GPU-{i:02d}", "L4", 24 * GIB, i) for i in range(24)]
@@ -579,14 +633,36 @@ def test_of_more_than_sixteen_a_good_set_is_found() -> None:
     every = {device.uuid for device in ROOM}
     assert indices(chooser.choose(every, SlotRequest(4))) == [9, 10, 11, 12]
     assert indices(chooser.choose(every, SlotRequest(2))) == [0, 1]
-    choice = chooser.choose(every - {"GPU-01"}, SlotRequest(1))
+    choice = chooser.choose(every - {"GPU-20"}, SlotRequest(1))
     assert choice is not None
-    assert choice.devices[0].index == 0
-    assert choice.why == "GPU 0: keeps 8-9-10-11-12-13-14-15 and 20+21 whole"
+    assert choice.devices[0].index == 16
+    assert choice.why == "GPU 16: keeps 8-9-10-11-12-13-14-15 and 0+1 whole"
+    orphan = {"GPU-00", "GPU-01", "GPU-08", "GPU-09", "GPU-16"}
+    assert indices(chooser.choose(orphan, SlotRequest(1))) == [16]
     four = {f"GPU-{i:02d}" for i in (9, 10, 11, 12)}
     assert chooser.choose(four, SlotRequest(1)) is None
     assert "kept for servers with 4" in chooser.why_not(four, SlotRequest(1))
     assert chooser.choose(four - {"GPU-10"}, SlotRequest(1)) is not None
+
+
+def test_of_more_than_sixteen_as_many_groups_are_kept_as_were_asked_for() -> None:
+    """Not more, and none that is not whole."""
+    chooser = Chooser({4: 1})
+    chooser.see(ROOM, room())
+    one, two = ({f"GPU-{i:02d}" for i in range(k, k + 4)} for k in (0, 8))
+    assert chooser.choose(one, SlotRequest(1)) is None
+    assert chooser.choose(one | two, SlotRequest(1)) is not None
+    torn = one - {"GPU-00"} | {"GPU-08"}
+    assert chooser.choose(torn, SlotRequest(1)) is not None
+
+
+def test_of_more_than_sixteen_groups_that_nvlink_joins_are_alike() -> None:
+    """The PCIe path does not make one of two less whole."""
+    chooser = Chooser({4: 2})
+    chooser.see(ROOM, room((0, 1, 2, 3), (4, 5, 8, 9)))
+    both = {f"GPU-{i:02d}" for i in (0, 1, 2, 3, 4, 5, 8, 9)}
+    assert chooser.choose(both, SlotRequest(1)) is None
+    assert chooser.choose(both - {"GPU-00"}, SlotRequest(1)) is not None
 
 
 def test_of_more_than_sixteen_a_connected_set_is_found_where_there_is_one() -> None:
@@ -600,6 +676,15 @@ def test_of_more_than_sixteen_a_connected_set_is_found_where_there_is_one() -> N
     three = SlotRequest(3, must_be_connected=True)
     assert indices(chooser.choose(every, three)) == [0, 1, 2]
     assert chooser.choose(every - {"GPU-01"}, three) is None
+
+
+def test_of_more_than_sixteen_all_alike_the_lowest_are_given() -> None:
+    """Nothing can be said for one set rather than another."""
+    chooser = Chooser()
+    chooser.see(ROOM, Topology())
+    choice = chooser.choose({device.uuid for device in ROOM[3:]}, SlotRequest(2))
+    assert choice is not None
+    assert choice.why == "GPU 3+4: unknown link; all are connected alike"
 
 
 @given(st.sets(st.sampled_from(ROOM)), st.integers(1, 25))

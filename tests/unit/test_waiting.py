@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from gpuspawner.backfill import OVERDUE_S
 from gpuspawner.durations import CAUTIOUS, DEFAULT_S, ENOUGH, KEPT, LEAST_S, Durations
 from gpuspawner.model import Owner, SlotKind, SlotRequest
 from gpuspawner.tickets import (
@@ -134,10 +135,12 @@ def test_a_course_goes_first_in_its_window_only() -> None:
     assert order(queue, replace(FULL, priorities=[lesson])) == "bob ann"
     late = replace(FULL, now=after(3600), priorities=[lesson])
     assert order(queue, late) == "ann bob"
-    nameless = [Priority("", NOW, after(3600))]
-    assert order(queue, replace(FULL, priorities=nameless)) == "ann bob"
+    queue.join(Ticket("cid", Owner("cid", ""), ONE, after(1)))
+    nameless = replace(FULL, priorities=[Priority("", NOW, after(3600))])
+    assert order(queue, nameless) == "ann bob cid"
 
 
+@settings(deadline=None)
 @given(
     asked=st.lists(
         st.tuples(st.sampled_from(["ann", "bob", "cid"]), st.sampled_from(REQUESTS)),
@@ -222,6 +225,38 @@ def test_without_an_estimate_nobody_passes_who_competes() -> None:
     assert starts(queue, moment(lease("?", "A0", None))) == "mig"
 
 
+def test_behind_an_unknown_wait_every_wait_is_unknown() -> None:
+    """Whoever is ahead may take any slot at any time; another class is not touched."""
+    queue = queue_of(("big", FOUR), ("small", ONE), ("mig", MIG))
+    places = queue.places(moment(lease("?", "A0", None), lease("eve", "A1", 60)))
+    assert places == {
+        "big": Place(0, None),
+        "small": Place(1, None),
+        "mig": Place(0, 0),
+    }
+
+
+def test_backfill_counts_with_long_leases() -> None:
+    """Half of them end in a minute, but one of five would hold up the big one."""
+    at = moment(lease("eve", "A0 A1 A2", 1800), lasts_s=60)
+    assert starts(queue_of(("big", FOUR), ("small", ONE)), at) == "small"
+    for seconds in (60, 60, 60, 9000, 9000):
+        at.durations.note(ONE, seconds)
+    assert at.durations.expected(ONE) == 60
+    assert starts(queue_of(("big", FOUR), ("small", ONE)), at) == ""
+
+
+def test_a_second_ticket_may_start_though_the_first_falls_back() -> None:
+    """No GPU idles because its taker waits for another one; that place is the price."""
+    queue = queue_of(
+        ("any", SlotRequest(2)), ("dan", ONE), ("bob", ONE), ("dan2", ONE_B)
+    )
+    at = moment(lease("any", "A0", 60), lease("any", "A1 A2 A3", 1800))
+    assert order(queue, at) == "dan bob dan2 any"
+    assert starts(queue, at) == "dan2"
+    assert order(queue, granted(queue, at)) == "bob dan any"
+
+
 def test_a_request_the_machine_cannot_serve_now_holds_up_nobody() -> None:
     """Three of four devices left: whoever asked for four waits apart."""
     five = SlotRequest(5, type="A")
@@ -285,6 +320,7 @@ def granted(queue: Queue, at: Moment, n: int | None = None) -> Moment:
     return at
 
 
+@settings(deadline=None)
 @given(queue=queues, at=moments(rough_s))
 def test_never_more_is_granted_than_is_free(queue: Queue, at: Moment) -> None:
     """Disjoint parts of the free slots, each what was asked for, each ticket once."""
@@ -297,9 +333,10 @@ def test_never_more_is_granted_than_is_free(queue: Queue, at: Moment) -> None:
     assert {ticket for ticket, _ in found} <= set(queue.tickets)
 
 
+@settings(deadline=None)
 @given(queue=queues, at=moments(rough_s))
 def test_whoever_is_first_and_fits_starts(queue: Queue, at: Moment) -> None:
-    """After a round the first of the line does not fit, and a second round is empty."""
+    """Who competes with nobody ahead does not fit after a round; a second is empty."""
     at = granted(queue, at)
     assert queue.startable(at) == []
     for ticket_id, place in queue.places(at).items():
@@ -308,23 +345,51 @@ def test_whoever_is_first_and_fits_starts(queue: Queue, at: Moment) -> None:
             assert fits(ticket.request, at.free) is None
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(queue=queues, at=moments(rough_s.filter(bool)))
 def test_backfill_delays_nobody_ahead_by_estimate(queue: Queue, at: Moment) -> None:
-    """After each single start, nobody else who stood ahead of it is expected later."""
+    """After each single start, nobody who stood ahead of it is expected later.
+
+    Unless it changes the order: who gets a slot falls back with his tickets ahead.
+    """
     while found := queue.startable(at):
         before, started = queue.places(at), found[0][0]
-        others = {t.id for t in queue.tickets if t.owner.user != started.owner.user}
-        ahead = [
-            i for i in list(before)[: list(before).index(started.id)] if i in others
-        ]
+        ahead = list(before)[: list(before).index(started.id)]
+        users = {t.owner.user for t in queue.tickets if t.id in ahead}
         at = granted(queue, at, 1)
         places = queue.places(at)
-        for ticket_id in ahead:
+        for ticket_id in ahead if started.owner.user not in users else ():
             old, new = before[ticket_id].wait_s, places[ticket_id].wait_s
             assert old is None or (new is not None and new <= old)
 
 
+def test_slots_of_one_type_are_waited_for_however_many_others_end() -> None:
+    """Two of a kind are free after the third lease ends, not after the second."""
+    ends = {"A0": 100, "B0": 200, "A1": 300, "A2": 400, "A3": 500, "B1": 600}
+    at = moment(*(lease("eve", slot, s) for slot, s in ends.items()))
+    assert queue_of(("ann", SlotRequest(2))).places(at) == {"ann": Place(0, 300)}
+
+
+@settings(deadline=None)
+@given(queue=queues, at=moments(rough_s))
+def test_the_first_is_expected_as_soon_as_enough_is_free(
+    queue: Queue, at: Moment
+) -> None:
+    """By trying every time at which a lease ends."""
+    for ticket_id, place in queue.places(at).items():
+        if place.is_possible and place.n_ahead == 0:
+            request = next(t.request for t in queue.tickets if t.id == ticket_id)
+            free, times = at.free, {0.0: at.free}
+            for r in sorted(at.running, key=lambda r: r.ends_at or after(1e9)):
+                if r.ends_at is not None:
+                    free |= r.slots
+                    left_s = (r.ends_at - at.now).total_seconds()
+                    times[left_s if left_s > 0 else OVERDUE_S] = free
+            enough = [s for s, slots in times.items() if fits(request, slots)]
+            assert place.wait_s == (min(enough) if enough else None)
+
+
+@settings(deadline=None)
 @given(queue=queues, at=moments(rough_s))
 def test_requests_that_do_not_compete_never_block_each_other(
     queue: Queue, at: Moment
@@ -383,6 +448,34 @@ def test_a_big_request_is_served_among_endless_small_ones(
         for ticket in queue.tickets[40:]:  # endless, but this test is not
             queue.leave(ticket.id)
         second += 1
+
+
+def aged(request: SlotRequest = FOUR) -> Queue:
+    """A big request that was overtaken as often as may be, and a small one."""
+    queue = queue_of(("big", request))
+    for n in range(MAX_OVERTAKEN):
+        queue.join(Ticket(f"{n}", Owner(f"{n}", ""), ONE, NOW))
+        queue.start(f"{n}", frozenset({"A0"}), reach)
+    queue.join(Ticket("small", Owner("small", ""), ONE, NOW))
+    return queue
+
+
+def test_who_was_overtaken_enough_is_not_overtaken_even_by_estimate() -> None:
+    """The small one would end in time, it is said; it waits, and reads so."""
+    queue = aged()
+    at = moment(lease("big", "A0 A1 A2", 7200))
+    assert starts(queue, at) == ""
+    assert queue.places(at) == {"big": Place(0, 7200), "small": Place(1, 10800)}
+    queue = aged(TWO)
+    assert starts(queue, at) == ""
+    assert queue.places(at) == {"big": Place(0, 7200), "small": Place(1, 7200)}
+
+
+def test_who_is_absent_is_held_up_by_nobody_but_holds_up_nobody_either() -> None:
+    """However often it was overtaken: what delays it not may start."""
+    queue = Queue.from_json(aged().to_json(), NOW)
+    queue.join(Ticket("small", Owner("small", ""), ONE, NOW))
+    assert starts(queue, moment(lease("big", "A0 A1 A2", 7200))) == "small"
 
 
 class Waiting(RuleBasedStateMachine):
@@ -623,6 +716,13 @@ def test_a_place_counts_those_who_compete_and_estimates_the_wait() -> None:
     }
 
 
+def test_a_slot_that_several_hold_up_is_free_after_the_last() -> None:
+    """Like a device of which two shares are in use; in whatever order they are told."""
+    leases = lease("eve", "M0 M1", 900), lease("bob", "M0 M1", 600)
+    for some in (leases, leases[::-1]):
+        assert queue_of(("ann", MIG)).places(moment(*some)) == {"ann": Place(0, 900)}
+
+
 def test_those_behind_wait_for_those_ahead_to_end() -> None:
     """Nobody ends but those ahead: the wait is what they are expected to last."""
     queue = queue_of(("ann", FOUR), ("bob", ONE))
@@ -672,6 +772,16 @@ def test_few_ended_leases_are_not_believed() -> None:
     assert noted([500] * ENOUGH).expected(TWO) == DEFAULT_S
 
 
+def test_a_request_for_any_type_is_judged_by_all_types() -> None:
+    """A lease is noted with the type it got; another size or kind says nothing."""
+    durations = noted([500] * (ENOUGH - 1))
+    durations.note(ONE_B, 500)
+    assert durations.expected(SlotRequest(1)) == 500
+    assert durations.expected(ONE) == DEFAULT_S
+    assert durations.expected(SlotRequest(2)) == DEFAULT_S
+    assert durations.expected(MIG) == DEFAULT_S
+
+
 def test_the_cautious_estimate_is_what_nearly_all_stay_below() -> None:
     """Half end in the expected time, nine of ten in the cautious one."""
     durations = noted(range(0, 1000, 100))
@@ -694,6 +804,7 @@ def test_a_lease_is_judged_by_those_that_lasted_longer() -> None:
     assert durations.ends_at(ONE, NOW, after(8999)) == after(8999 + LEAST_S)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), max_size=20), st.floats(-100, 1e6))
 def test_a_running_lease_never_ends_in_the_past(
     ended: list[float], elapsed: float
