@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup up down purge test test-fast lint format type imports check lock images image-cuda
+.PHONY: help setup up down purge test test-fast lint format type imports check lock images image-cuda bench
 
 help: ## print this
 	@echo "Torchroom: make TARGET"
@@ -33,6 +33,11 @@ test: ## run all tests from a clean state (what CI runs)
 
 test-fast: setup ## run the tests that need no engine
 	@$(BIN)/python -m pytest tests/unit
+
+bench: ## measure, side by side with what people would run instead (about 10 minutes)
+	@$(PYTHON) bench/class_start.py
+	@$(BIN)/python bench/choice.py
+	@$(BIN)/python bench/pool.py
 
 lint: setup ## check style
 	@$(BIN)/ruff check && $(BIN)/ruff format --check

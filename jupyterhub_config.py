@@ -2,6 +2,7 @@
 
 import os
 
+from gpuspawner import window
 from torchroom import login, pages, settings
 
 c = get_config()  # noqa: F821 - JupyterHub provides it
@@ -26,6 +27,18 @@ c.SharedPasswordAuthenticator.user_password = local.user_password
 c.SharedPasswordAuthenticator.admin_password = local.admin_password
 c.Authenticator.admin_users = {local.admin_user}
 c.Authenticator.allow_all = True
+
+# What admins see of the GPUs: /hub/gpus, /hub/api/gpus, /hub/metrics.
+c.JupyterHub.extra_handlers = window.handlers()
+c.JupyterHub.load_roles = [
+    {
+        "name": "gpu-admin",
+        "description": "See who holds which GPU, take GPUs out of service",
+        "scopes": list(window.SCOPES),
+        "users": [local.admin_user],
+    }
+]
+c.JupyterHub.template_paths = [pages.TEMPLATES]
 
 # What they get.
 c.JupyterHub.spawner_class = "gpu-docker"

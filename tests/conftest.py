@@ -16,12 +16,13 @@ from pathlib import Path
 import docker
 import pytest
 from docker.errors import DockerException
+from playwright.sync_api import Browser, Page
+from testbed.browser import CHROMIUM, chromium, fresh_page
 from testbed.engine_proxy import EngineProxy
 from testbed.hub import Deployment, User, crowd
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = Path(os.environ.get("TORCHROOM_TEST_CACHE", ROOT / ".cache")) / "logs"
-CHROMIUM = "/usr/bin/chromium"
 REQUIRED = {word.strip() for word in os.environ.get("REQUIRE", "").split(",")} - {""}
 skipped: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
@@ -143,3 +144,17 @@ def people(deployment: Deployment) -> Iterator[Callable[[str], User]]:
     """Makes users for one test; see `testbed.hub.crowd`."""
     with crowd(deployment) as make:
         yield make
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; while it runs its thread cannot run another event loop."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a fresh profile."""
+    with fresh_page(browser) as opened:
+        yield opened

@@ -132,6 +132,13 @@ class ConfiguredSpawner(DockerSpawner):
         once.""",
     ).tag(config=True)
 
+    queue_page_grace = Float(
+        45.0,
+        min=1.0,
+        help="""Seconds that a place in the queue is kept after its page was closed.
+        Servers that were started over REST and never watched wait without a page.""",
+    ).tag(config=True)
+
     priority_windows = List(
         Dict(),
         help="""Courses that go first in the queue at times: each with group (a
@@ -141,6 +148,14 @@ class ConfiguredSpawner(DockerSpawner):
 
     sample_interval = Float(
         10.0, min=1.0, help="Seconds between two readings of all GPUs."
+    ).tag(config=True)
+
+    clean_within = Float(
+        60.0,
+        min=1.0,
+        help="""Seconds after the end of a server within which its GPUs must be clean:
+        no process on them, no more memory used than when idle. Later they are
+        quarantined until they are.""",
     ).tag(config=True)
 
     state_dir = Unicode(
@@ -225,6 +240,7 @@ class ConfiguredSpawner(DockerSpawner):
                     bystanders=frozenset(self.bystanders),
                     queue_timeout_s=self.queue_timeout,
                     sample_every_s=self.sample_interval,
+                    clean_within_s=self.clean_within,
                     state_dir=Path(self.state_dir),
                 ),
             )

@@ -208,13 +208,19 @@ class CreatingSpawner(ConfiguredSpawner):
             return
         host = self.host
         read_back = await self._limit_by_driver(created, slot)
-        status = await host.engine.run_check(
-            created, capping.check_framework_cap(), user=""
-        )
-        found = capping.means(slot, read_back, is_framework_capped=status == 0)
+        is_capped = await self._is_framework_capped(created)
+        found = capping.means(slot, read_back, is_framework_capped=is_capped)
         capping.check_strong_enough(slot, found, capping.Means(self.weakest_cap))
         host.caps[lease.id] = found
         self.log.info("memory cap lease_id=%s %s by=%s", lease.id, slot, found)
+
+    async def _is_framework_capped(self, created: str) -> bool:
+        command = capping.check_framework_cap()
+        try:
+            return await self.host.engine.run_check(created, command, user="") == 0
+        except EngineRefused as error:  # such as an image without Python
+            self.log.info("no memory cap in the image: %s", error)
+            return False
 
     async def _limit_by_driver(self, created: str, slot: Slot) -> int | None:
         found = await self.host.engine.inspect(created)

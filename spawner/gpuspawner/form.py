@@ -22,6 +22,12 @@ ROW = Template("""<div class="form-check mb-2">
 <small class="text-muted d-block">$detail</small></label>
 </div>""")
 
+# A page that waited while the hub was restarted leads here; it goes on by itself.
+GO_ON = """<script>
+if (location.hash === "#go-on") addEventListener("DOMContentLoaded",
+  () => document.getElementById("spawn_form").requestSubmit());
+</script>"""
+
 NOTICE = Template('<div class="alert alert-$kind" role="alert">$text</div>')
 
 
@@ -34,22 +40,27 @@ class Row:
         note: What is free now or how long the queue is.
         is_free: It can start at once.
         is_possible: It can start, at once or later.
+        is_kept: Its place in the queue is kept for this user.
     """
 
     offer: Offer
     note: str = ""
     is_free: bool = True
     is_possible: bool = True
+    is_kept: bool = False
 
 
 def render(rows: Sequence[Row], *, notices: Mapping[str, str]) -> str:
     """Return the form's HTML; everything in it is escaped.
 
     Args:
-        rows: The first that can start at once is chosen beforehand.
+        rows: The one whose place is kept is chosen beforehand, else the first that can
+            start at once.
         notices: Sentence -> Bootstrap kind ("info", "warning", ...).
     """
-    chosen = next((row for row in rows if row.is_free and row.is_possible), None)
+    possible = [row for row in rows if row.is_possible]
+    kept = next((row for row in possible if row.is_kept), None)
+    chosen = kept or next((row for row in possible if row.is_free), None)
     shown = [
         ROW.substitute(
             name=escape(row.offer.name, quote=True),
@@ -63,6 +74,8 @@ def render(rows: Sequence[Row], *, notices: Mapping[str, str]) -> str:
         NOTICE.substitute(kind=escape(kind, quote=True), text=escape(text))
         for text, kind in notices.items()
     )
+    if kept:
+        shown.append(GO_ON)
     return PAGE.substitute(notice=notice, rows="\n".join(shown))
 
 

@@ -39,6 +39,7 @@ def judge(
     since: datetime,
     now: datetime,
     others: Set[int] = frozenset(),
+    limit: timedelta = LIMIT,
 ) -> Judgement:
     """Return whether the slot is clean. Missing data is never clean.
 
@@ -50,12 +51,13 @@ def judge(
         since: When the container was seen to be gone.
         now: The same clock.
         others: PIDs that rightly use the device: of live leases and of the host's own.
+        limit: How long the slot may take to become clean.
     """
     reason = _trouble(slot, sample, baseline_bytes, since, others)
     if not reason:
         return Judgement(Cleanness.CLEAN)
-    if now - since > LIMIT:
-        waited = f"{LIMIT.total_seconds():.0f} seconds after its server ended"
+    if now - since > limit:
+        waited = f"{limit.total_seconds():.0f} seconds after its server ended"
         return Judgement(Cleanness.DIRTY, f"{slot} is not clean {waited}: {reason}")
     return Judgement(Cleanness.WAIT, f"{slot} waits to be clean: {reason}")
 

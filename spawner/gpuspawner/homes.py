@@ -205,5 +205,5 @@ async def leave_note(
     note: tuple[str, str],
     owner: seeding.Owner,
 ) -> None:
-    """Lay a note (its name and text) into a running server's home; an older one is replaced."""
+    """Lay a note (name, text) into a running server's home, over an older one."""
     await _put(engine, container, home, {note[0]: note[1].encode()}, owner)

@@ -1,10 +1,11 @@
 """What one hub process holds once: engine, probe, pool, and what keeps them true."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gpuspawner import container as c
@@ -22,7 +23,8 @@ from gpuspawner.errors import (
 from gpuspawner.exits import Exit
 from gpuspawner.health import HealthBook
 from gpuspawner.keeping import Keeper
-from gpuspawner.model import Offer
+from gpuspawner.model import LeaseState, Offer
+from gpuspawner.notices import Notices
 from gpuspawner.offers import from_machine
 from gpuspawner.pool import Pool
 from gpuspawner.ports import Probe
@@ -36,7 +38,11 @@ RECONCILE_EVERY_S = 15.0
 REMOVALS_WAIT_S = 20.0
 ORPHAN_STOP_S = 5  # nobody works in an orphan: it gets less time to end than a server
 STOP_GRACE_S = 10
-DRIVER_LOOK_EVERY_S = 60.0
+# An engine may hang here and stop containers all the same.
+INTERRUPT_WAIT_S = c.INTERRUPT_S + 5
+LOOK_WAIT_S = 10.0  # for a driver that sets every GPU up when it is first asked
+DRIVER_LOOK_ROUNDS = 6
+SLOW = "The NVIDIA driver takes long to answer."
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
@@ -50,6 +56,7 @@ class Policy:
         bystanders: Names of other containers that may hold any GPU.
         queue_timeout_s: Longest wait in the queue.
         sample_every_s: Seconds between two rounds.
+        clean_within_s: How long a returned slot may take to become clean.
         state_dir: Where what must outlive the hub is kept.
     """
 
@@ -58,6 +65,7 @@ class Policy:
     bystanders: frozenset[str] = frozenset()
     queue_timeout_s: float = 0.0
     sample_every_s: float = 10.0
+    clean_within_s: float = 60.0
     state_dir: Path = Path()
 
 
@@ -91,8 +99,6 @@ class Host:
         self.caps: dict[str, str] = {}
         self.doorway = Doorway()
         self.placing = Placing(bystanders=policy.bystanders)
-        self._messages: dict[str, list[str]] = {}
-        self._endings: dict[str, Exit] = {}
         self._evicted: set[str] = set()
         self._queue_file = Keeper(
             policy.state_dir / "gpuspawner-queue.json", self._queue_state, log
@@ -102,9 +108,13 @@ class Host:
             self._health_state,
             log,
         )
+        self._notices_file = Keeper(
+            policy.state_dir / "gpuspawner-notices.json", self._notices_state, log
+        )
+        self._notices = Notices()
         self.book = self._load()
         self.room = WaitingRoom(
-            self.pool, policy.queue_timeout_s, self._queue_file.changed
+            self.pool, policy.queue_timeout_s, self._keep_queue
         )
         self.rounds = Rounds(
             probe=probe,
@@ -114,6 +124,7 @@ class Host:
             placing=self.placing,
             evict=self.evict,
             tell=self.tell,
+            clean_within=timedelta(seconds=policy.clean_within_s),
             log=log,
         )
         self._lock = asyncio.Lock()
@@ -122,8 +133,16 @@ class Host:
         self._wake = asyncio.Event()
         self._look = asyncio.Event()
         self._removals: dict[str, asyncio.Task[None]] = {}
+        self._ending: list[str] = []
+        self._reading: asyncio.Task[None] | None = None
+        self._next_round: asyncio.Task[None] | None = None
 
     # -- what outlives the hub -----------------------------------------------------
+
+    def _keep_queue(self) -> None:
+        """Keep the queue, unless the hub is ending: it cancels all who wait, then."""
+        if not any(task.cancelling() for task in self._loops.values()):
+            self._queue_file.changed()
 
     def _queue_state(self) -> dict[str, object]:
         return {
@@ -134,8 +153,15 @@ class Host:
     def _health_state(self) -> Mapping[str, object]:
         return self.book.to_json()
 
+    def _notices_state(self) -> Mapping[str, object]:
+        return self._notices.to_json()
+
     def _load(self) -> HealthBook:
         kept, now = self._queue_file.load(), datetime.now(UTC)
+        try:
+            self._notices = Notices.from_json(self._notices_file.load())
+        except ValueError as error:
+            self.log.error("starting without notices: %s", error)
         try:
             self.pool.queue = Queue.from_json(kept.get("queue", {"tickets": []}), now)
             self.pool.durations = Durations.from_json(kept.get("durations", {}))
@@ -145,18 +171,26 @@ class Host:
 
     # -- loops ---------------------------------------------------------------------
 
-    def kick(self) -> None:
-        """Reconcile soon, and from then on regularly. Needs a running event loop.
+    def begin(self) -> None:
+        """Keep leases true from now on. Needs a running event loop.
 
         Call it only when every running server's spawner has loaded its state: what
         nobody claims is removed.
         """
-        self._wake.set()
+        every_s = self.policy.sample_every_s
         self._start("reconcile", self._wake, RECONCILE_EVERY_S, self.reconcile)
-        self._start("rounds", self._look, self.policy.sample_every_s, self.look_round)
+        self._start("rounds", self._look, every_s, self.look_round)
         self._start(
-            "drivers", asyncio.Event(), DRIVER_LOOK_EVERY_S, self.rounds.check_drivers
+            "drivers",
+            asyncio.Event(),
+            DRIVER_LOOK_ROUNDS * every_s,
+            self.rounds.check_drivers,
         )
+
+    def kick(self) -> None:
+        """Reconcile soon, and from then on regularly; see `begin`."""
+        self._wake.set()
+        self.begin()
 
     def _start(
         self,
@@ -187,8 +221,17 @@ class Host:
                 continue
 
     async def look_round(self) -> None:
-        """Make one round over the GPUs and serve who waits."""
+        """Make one round over the GPUs, begun after this call, and serve who waits.
+
+        A caller that goes away does not end it: what the driver reported is told once.
+        """
+        if self._next_round is None:
+            self._next_round = asyncio.create_task(self._make_round())
+        await asyncio.shield(self._next_round)
+
+    async def _make_round(self) -> None:
         async with self._round_lock:
+            self._next_round = None  # who comes from now on needs a later one
             if self.pool.devices:
                 await self.rounds.once()
         self.room.serve()
@@ -213,13 +256,17 @@ class Host:
                 bystanders=self.policy.bystanders,
             )
             self.pool.apply(found, datetime.now(UTC))
+            for lease_id in found.drop:
+                self._forget(lease_id)
+            self._notices.keep(self.claims | self.pool.leases.keys())
             self.placing.names = {row.id: row.name for row in containers}
             lease_of = {row.id: row.labels.get(LEASE) or row.id for row in containers
                         if c.is_ours(self.hub_id, row)}  # fmt: skip
-            alive = self.pool.leases.keys()
+            placed = {lease_id: row_id for row_id, lease_id in lease_of.items()}
             self.placing.of_lease = {
-                **{k: v for k, v in self.placing.of_lease.items() if k in alive},
-                **{lease_id: row_id for row_id, lease_id in lease_of.items()},
+                lease_id: row_id
+                for lease_id, row_id in (self.placing.of_lease | placed).items()
+                if lease_id in self.pool.leases
             }
         for lease in found.adopt:
             self.log.info(
@@ -231,7 +278,7 @@ class Host:
         for lease_id in found.drop:
             self.log.info("lease dropped, its container is gone lease_id=%s", lease_id)
         for name in found.remove:
-            if name not in self._removals:
+            if name not in self._removals and lease_of[name] not in self._ending:
                 self._removals[name] = asyncio.create_task(
                     self._remove(name, lease_of[name])
                 )
@@ -247,13 +294,26 @@ class Host:
             self._release(lease_id)
         except (EngineUnknown, EngineRefused) as error:
             self.log.warning("could not remove it, will try again: %s", error)
+        except Exception:  # nobody awaits this task
+            self.log.exception("could not remove it, will try again")
         finally:
             del self._removals[name]
 
     # -- reading the machine ---------------------------------------------------------
 
     async def look(self) -> None:
-        """Read the devices; if the driver fails, keep them but lease none of them."""
+        """Read the devices; if the driver fails, keep them but lease none of them.
+
+        A driver that takes long is not waited for: until it answers it is in trouble.
+        """
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_devices())
+        try:
+            await asyncio.wait_for(asyncio.shield(self._reading), LOOK_WAIT_S)
+        except TimeoutError:
+            self.pool.trouble = SLOW
+
+    async def _read_devices(self) -> None:
         try:
             devices = await self.probe.list_devices()
             is_new = {d.uuid for d in devices} != self.pool.devices.keys()
@@ -263,7 +323,11 @@ class Host:
             self.log.warning("GPUs cannot be read: %s", error)
             self.pool.trouble = str(error)
             return
-        if is_new and (unknown := unknown_keys(self.policy.shares, devices)):
+        if not is_new:
+            return
+        self.pool.is_ready = False  # who holds the new ones is not known yet
+        self._wake.set()
+        if unknown := unknown_keys(self.policy.shares, devices):
             self.log.warning(
                 "GPUDockerSpawner.shares names no GPU of this machine: %s. Use a UUID, "
                 "an index or a product name as nvidia-smi -L shows them.",
@@ -273,28 +337,28 @@ class Host:
     async def ready(self) -> None:
         """Return when leases can be granted.
 
-        Containers that are being removed and slots that were never looked at are
-        waited for, but not for long.
+        Slots that were never looked at are waited for, but not for long; so are
+        containers that are being removed, if nobody can wait in the queue.
 
         Raises:
             NotReady: The engine does not answer, so who holds what is unknown.
         """
-        self.kick()
-        known = self.pool.devices.keys()
+        self.begin()
         if self.pool.is_ready:
             await self.look()
         try:
-            if not self.pool.is_ready or self.pool.devices.keys() != known:
+            if not self.pool.is_ready:
                 await self.reconcile()
         except EngineUnknown as error:
             raise NotReady(
                 "The container engine does not answer, so the hub cannot start servers "
                 f"now. Try again in a minute or tell your admin ({error})."
             ) from error
-        if self._removals:
+        if self._removals and not self.policy.queue_timeout_s:
             await asyncio.wait(self._removals.values(), timeout=REMOVALS_WAIT_S)
         if self.pool.returned:
-            await self.look_round()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.look_round(), LOOK_WAIT_S)
 
     async def machine_offers(self) -> Sequence[Offer]:
         """Return the sizes this machine can offer."""
@@ -302,23 +366,47 @@ class Host:
         slots = tuple(self.pool.slots.values())
         return from_machine(slots, facts["memory_bytes"], facts["n_cpus"])
 
-    # -- ending leases ---------------------------------------------------------------
+    # -- starting and ending containers ----------------------------------------------
+
+    async def start(self, lease_id: str, created: str) -> None:
+        """Start a lease's container, unless the lease was ended meanwhile.
+
+        Without this look an ended lease's container could start after its slots were
+        given to somebody else.
+
+        Raises:
+            EngineRefused: It was ended, or the container cannot start.
+            EngineUnknown: The container may be in any state.
+        """
+        lease = self.pool.leases.get(lease_id)
+        if lease is None or lease.state is not LeaseState.STARTING:
+            raise EngineRefused("it was ended while it was being made ready", 0)
+        await self.engine.call("start", created)
 
     async def end(self, lease_id: str, name: str, *, timeout_s: int) -> None:
         """Stop and remove a lease's container and give its slots back.
+
+        One that is being taken down already is given the time it was promised, unless
+        `timeout_s` is 0.
 
         Raises:
             EngineUnknown: The lease stays taken; the loop tries again.
             EngineRefused: Likewise.
         """
         self.pool.end(lease_id)
+        self._ending.append(lease_id)
         try:
             found = await self.engine.inspect(name)
             if found is not None and found.labels.get(LEASE) == lease_id:
+                under_way = self._removals.get(found.id)
+                if under_way and timeout_s:
+                    await asyncio.wait({under_way})
                 await self._take_down(found.id, timeout_s)
         except BaseException:
             self.kick()
             raise
+        finally:
+            self._ending.remove(lease_id)
         self._release(lease_id)
         self.claims.discard(lease_id)
 
@@ -326,39 +414,58 @@ class Host:
         """Interrupt kernels, ask the server to end, then make it; it is gone then."""
         if timeout_s:
             try:
-                await self.engine.run_check(name, c.interrupt_kernels(), user="")
-            except (EngineUnknown, EngineRefused) as error:
+                async with asyncio.timeout(INTERRUPT_WAIT_S):
+                    await self.engine.run_check(name, c.interrupt_kernels(), user="")
+            except (EngineUnknown, EngineRefused, TimeoutError) as error:
                 # Not running, or an image without a shell: the next stage ends it.
                 self.log.debug("kernels not interrupted: %s", error)
         await self.engine.remove(name, timeout_s=timeout_s)
 
     def _release(self, lease_id: str) -> None:
         self.pool.release(lease_id, datetime.now(UTC))
-        self.placing.of_lease.pop(lease_id, None)
-        self.caps.pop(lease_id, None)
-        self._messages.pop(lease_id, None)
-        self._evicted.discard(lease_id)
+        self._forget(lease_id)
         self._look.set()
         self.room.serve()
 
+    def _forget(self, lease_id: str) -> None:
+        """Forget a lease that is over, but not why: its spawner has yet to ask."""
+        self.placing.of_lease.pop(lease_id, None)
+        self.caps.pop(lease_id, None)
+        self._evicted.discard(lease_id)
+
     def evict(self, lease_id: str, ended: Exit) -> None:
-        """End a lease from our side; its user reads why. The container goes soon."""
-        if lease_id not in self.pool.leases:
+        """End a lease from our side; its user reads why. The container goes soon.
+
+        One that ends anyway is left to end for its own reason.
+        """
+        lease = self.pool.leases.get(lease_id)
+        if lease is None or lease.state is LeaseState.RELEASING:
             return
         self.log.warning("ending lease_id=%s: %s", lease_id, ended.reason)
-        self._endings[lease_id] = ended
+        self._notices.endings[lease_id] = ended
+        self._notices_file.changed()
         self._evicted.add(lease_id)
         self.pool.end(lease_id)
         self.kick()
 
     def ending_of(self, lease_id: str) -> Exit | None:
         """Return why we ended a lease, once; None if we did not."""
-        return self._endings.pop(lease_id, None)
+        found = self._notices.endings.pop(lease_id, None)
+        if found:
+            self._notices_file.changed()
+        return found
 
     def tell(self, lease_id: str, text: str) -> None:
         """Leave a message for a lease's user."""
-        self._messages.setdefault(lease_id, []).append(text)
+        at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        self._notices.tell(lease_id, f"{at}: {text}")
+        self._notices_file.changed()
 
     def messages_for(self, lease_id: str) -> list[str]:
-        """Return what was left for a lease's user, once."""
-        return self._messages.pop(lease_id, [])
+        """Return all messages for a lease's user if there is a new one, else none."""
+        return self._notices.news_for(lease_id)
+
+    def delivered(self, lease_id: str, n: int) -> None:
+        """Note that the lease's user has so many of the messages."""
+        self._notices.n_delivered[lease_id] = n
+        self._notices_file.changed()

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
 
 from gpuspawner.errors import InvalidSelection
 from gpuspawner.exits import human_bytes
@@ -31,7 +32,7 @@ def from_machine(
 
     Where devices differ, one device of any type and then sizes of each type; then each
     kind of MIG instance and share. A server's memory and CPUs are its part of the
-    machine by devices; a machine without devices offers CPU only.
+    machine by devices; a machine without devices offers CPU only. Names are unique.
     """
     machine = _Machine.of(slots, memory_bytes, n_cpus)
     found = [machine.cpu_only()]
@@ -48,7 +49,8 @@ def from_machine(
                 name, request = f"{k}-{_slug(type_)}", SlotRequest(k, type=type_)
             found.append(machine.devices(name, title, request))
     parts = {slot.type: slot for slot in slots if slot.kind is not SlotKind.DEVICE}
-    return (*found, *(machine.part(slot) for slot in parts.values()))
+    found += [machine.part(slot) for slot in parts.values()]
+    return tuple(_with_own_names(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,19 @@ def _slug(type_: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text).strip("-")
 
 
+def _with_own_names(found: Sequence[Offer]) -> Iterator[Offer]:
+    """Yield the offers; of two types that read alike as names the later gets a number.
+
+    Without it nobody could choose the later one.
+    """
+    taken: set[str] = set()
+    for offer in found:
+        names = chain([offer.name], (f"{offer.name}-{n}" for n in count(2)))
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        yield replace(offer, name=name)
+
+
 def _sizes(n: int) -> list[int]:
     sizes = [1 << i for i in range(n.bit_length()) if 1 << i <= n]
     return sizes if n == 0 or sizes[-1] == n else [*sizes, n]
@@ -105,8 +120,11 @@ def select(offers: Sequence[Offer], options: object) -> Offer:
     {"offer": NAME}.
 
     Raises:
-        InvalidSelection: Anything else, with a sentence that lists what is on offer.
+        InvalidSelection: Anything else, with a sentence that lists what is on offer; or
+            nothing is on offer.
     """
+    if not offers:
+        raise InvalidSelection("No server is on offer for you here. Ask your admin.")
     names = ", ".join(offer.name for offer in offers)
     if options is None or options == {}:
         return offers[0]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 BEAT_S = 10.0  # a page that was closed is noticed at the next event sent to it
@@ -10,9 +10,15 @@ LEFT_AFTER_S = 45.0  # a page may be loaded again, a network may hang for a mome
 
 
 class Progress:
-    """Events so far, a way to wait for the next, and who is watching."""
+    """Events so far, a way to wait for the next, and who is watching.
 
-    def __init__(self) -> None:
+    Args:
+        left_after_s: Seconds after the last page was closed until the start is left.
+    """
+
+    def __init__(self, left_after_s: float = LEFT_AFTER_S) -> None:
+        self._left_after_s = left_after_s
+        self._beat_s = min(BEAT_S, left_after_s / 4)
         self._events: list[dict[str, Any]] = []
         self._news = asyncio.Event()
         self._n_watching = 0
@@ -30,14 +36,14 @@ class Progress:
 
     @property
     def is_left(self) -> bool:
-        """Whether pages watched this start and all were closed some time ago.
+        """Whether pages watched this start and all were closed `left_after_s` ago.
 
         A start that no page ever watched (one by the REST API) is not left.
         """
         left_at = self._left_at
-        return left_at is not None and time.monotonic() - left_at > LEFT_AFTER_S
+        return left_at is not None and time.monotonic() - left_at > self._left_after_s
 
-    async def follow(self) -> AsyncIterator[dict[str, Any]]:
+    async def follow(self) -> AsyncGenerator[dict[str, Any]]:
         """Yield every event from the first on; JupyterHub ends the iteration.
 
         In between a beat without a message is sent, which a page does not show.
@@ -51,7 +57,7 @@ class Progress:
                     yield self._events[n]
                     n += 1
                 try:
-                    await asyncio.wait_for(news.wait(), BEAT_S)
+                    await asyncio.wait_for(news.wait(), self._beat_s)
                 except TimeoutError:
                     last = self._events[-1:] or [{"progress": 0}]
                     yield {"progress": last[0]["progress"]}

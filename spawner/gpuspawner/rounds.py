@@ -7,9 +7,9 @@ and watchdog.py do.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gpuspawner import container as c
@@ -21,13 +21,17 @@ from gpuspawner.exits import Exit
 from gpuspawner.faults import Finding
 from gpuspawner.handover import Cleanness
 from gpuspawner.health import Change, EndLease, HealthBook
-from gpuspawner.model import Lease, LeaseState
+from gpuspawner.model import Lease, LeaseState, SlotKind
 from gpuspawner.pool import Pool
 from gpuspawner.ports import Probe
 from gpuspawner.processes import Processes
 from gpuspawner.sample import Sweep
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+UNWATCHED = (
+    "The hub cannot see the host's processes, so nobody looks whether servers keep to "
+    "their share of a GPU's memory: run it with pid: host."
+)
 CUT_OFF_CURE = (
     "most likely systemctl daemon-reload took the device nodes away; attach GPUs with "
     "CDI or use the cgroupfs driver"
@@ -37,6 +41,7 @@ CUT_OFF = (
     "What runs may go on, but no new program finds the GPU. Save your work, stop the "
     "server and start it again. This is not your program's fault."
 )
+NAME_WAIT_S = 2.0
 GONE = 3  # exit status of watchdog.end_command
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -52,7 +57,7 @@ class Placing:
     """
 
     of_lease: dict[str, str] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     bystanders: frozenset[str] = frozenset()
 
 
@@ -67,6 +72,7 @@ class Rounds:
         placing: See Placing.
         evict: Ends a lease's server for a reason that its user reads.
         tell: Leaves a message for a lease's user.
+        clean_within: How long a returned slot may take to become clean.
         log: The hub's.
 
     Attributes:
@@ -85,6 +91,7 @@ class Rounds:
         placing: Placing,
         evict: Callable[[str, Exit], None],
         tell: Callable[[str, str], None],
+        clean_within: timedelta = handover.LIMIT,
         log: Log,
     ) -> None:
         self.last: Sweep | None = None
@@ -92,10 +99,14 @@ class Rounds:
         self.alarms: list[tuple[datetime, str]] = []
         self._probe, self._engine, self._pool, self._book = probe, engine, pool, book
         self._placing, self._evict, self._tell, self._log = placing, evict, tell, log
+        self._clean_within = clean_within
         self._processes = Processes()
         self._watchdog = watchdog.Watchdog()
         self._baselines = handover.Baselines()
         self._cut_off: set[str] = set()
+        self._sees_hosts: bool | None = None
+        self._signals: set[asyncio.Task[None]] = set()
+        self._judge()
         self._self = container_ids(_read(Path("/proc/self/cgroup")))
 
     async def once(self) -> None:
@@ -109,15 +120,31 @@ class Rounds:
             return
         now = datetime.now(UTC)
         self.last = sweep
+        self._heal(sweep, now)  # before anything can fail: events come only once
         pids = {p.pid for s in sweep.samples.values() for p in s.processes or ()}
         identities = await asyncio.to_thread(self._identify, pids)
-        self._heal(sweep, now)
+        await self._learn_names(identities)
         self._hand_over(sweep, identities, now)
-        await self._watch(sweep, identities, now)
+        self._watch(sweep, identities, now)
         self.took_s = (datetime.now(UTC) - began).total_seconds()
 
     def _identify(self, pids: set[int]) -> dict[int, ProcessIdentity | None]:
         return {pid: self._processes.identify(pid) for pid in pids}
+
+    async def _learn_names(
+        self, identities: Mapping[int, ProcessIdentity | None]
+    ) -> None:
+        """Ask for the names of containers that came since the engine's last listing."""
+        around = {who.containers[0] for who in identities.values()
+                  if who and who.containers}  # fmt: skip
+        for container in around - self._placing.names.keys() - set(self._self):
+            try:
+                async with asyncio.timeout(NAME_WAIT_S):
+                    found = await self._engine.inspect(container)
+            except (TimeoutError, EngineUnknown):
+                return  # the alarm names the id
+            if found:
+                self._placing.names[container] = found.name
 
     # -- health ------------------------------------------------------------------
 
@@ -179,7 +206,6 @@ class Rounds:
                 (s.uuid, s.device.uuid)}  # fmt: skip
         back = [x.slot for x in self._pool.returned.values()]
         waiting = {u for slot in back for u in (slot.uuid, slot.device.uuid)}
-        rightful = self._rightful(identities)
         unclean = set()
         for returned in list(self._pool.returned.values()):
             slot = returned.slot
@@ -190,7 +216,8 @@ class Rounds:
                 self._baselines.get(sample.uuid) if sample else None,
                 since=returned.since,
                 now=now,
-                others=rightful,
+                others=self._rightful(slot.device.uuid, identities),
+                limit=self._clean_within,
             )
             if found.cleanness is Cleanness.CLEAN:
                 self._pool.cleaned([slot.id])
@@ -203,23 +230,33 @@ class Rounds:
         self._baselines.learn(sweep, used | waiting)
 
     def _rightful(
-        self, identities: Mapping[int, ProcessIdentity | None]
+        self, uuid: str, identities: Mapping[int, ProcessIdentity | None]
     ) -> frozenset[int]:
-        """Return the PIDs of live servers and of the host's own graphics."""
+        """Return the PIDs that may be on a device whoever holds a part of it."""
         live = {
-            container
-            for lease_id, container in self._placing.of_lease.items()
-            if lease_id in self._pool.leases
+            self._placing.of_lease[lease.id]
+            for lease in self._leases_on(uuid)
+            if lease.id in self._placing.of_lease
         }
+        allowed = live | self._bystanders()
         return frozenset(
             pid
             for pid, who in identities.items()
             if who
             and (
-                live & set(who.containers)
+                not allowed.isdisjoint(who.containers)
                 or (not who.containers and who.name in watchdog.HOST_GRAPHICS)
             )
         )
+
+    def _bystanders(self) -> set[str]:
+        """Return the ids of containers that may be on any device: ours and named."""
+        named = {
+            container
+            for container, name in self._placing.names.items()
+            if name in self._placing.bystanders
+        }
+        return named | set(self._self)
 
     def _report(self, uuid: str, finding: Finding, text: str, now: datetime) -> None:
         for change in self._book.report(uuid, finding, text, now):
@@ -229,13 +266,14 @@ class Rounds:
 
     # -- watchdog ----------------------------------------------------------------
 
-    async def _watch(
+    def _watch(
         self,
         sweep: Sweep,
         identities: Mapping[int, ProcessIdentity | None],
         now: datetime,
     ) -> None:
         scene = self._scene()
+        self._check_sight(scene.servers)
         actions = self._watchdog.judge(now, sweep.samples, identities, scene)
         for action in actions:
             if isinstance(action, watchdog.Alarm):
@@ -246,7 +284,10 @@ class Rounds:
                 ended = Exit("gpu_memory", action.text, now.isoformat())
                 self._evict(action.lease_id, ended)
             else:
-                await self._end_process(action)
+                # Not awaited: an engine that hangs must not hold up the next round.
+                task = asyncio.create_task(self._end_process(action))
+                self._signals.add(task)
+                task.add_done_callback(self._signals.discard)
 
     def _scene(self) -> watchdog.Scene:
         servers = [
@@ -254,16 +295,21 @@ class Rounds:
             for lease in self._pool.leases.values()
             if lease.id in self._placing.of_lease
         ]
-        ours = {
-            container
-            for container, name in self._placing.names.items()
-            if name in self._placing.bystanders
-        }
-        names = {d.uuid: str(d) for d in self._pool.devices.values()}
-        names |= {slot.uuid: str(slot) for slot in self._pool.slots.values()}
-        return watchdog.Scene(
-            servers, names, self._placing.names, ours | set(self._self)
+        names = {slot.uuid: str(slot) for slot in self._pool.slots.values()}
+        names |= {d.uuid: str(d) for d in self._pool.devices.values()}
+        return watchdog.Scene(servers, names, self._placing.names, self._bystanders())
+
+    def _check_sight(self, servers: Sequence[watchdog.Server]) -> None:
+        """Raise an alarm, once, if shares are leased and nobody can watch them."""
+        shares = any(
+            slot.kind is SlotKind.SHARE
+            for server in servers
+            for slot in server.lease.slots
         )
+        if shares and self._sees_hosts is None:
+            self._sees_hosts = self._processes.is_hosts
+            if not self._sees_hosts:
+                self._alarm(UNWATCHED)
 
     async def _end_process(self, action: watchdog.EndProcess) -> None:
         container = self._placing.of_lease.get(action.lease_id)
@@ -287,6 +333,7 @@ class Rounds:
 
     async def check_drivers(self) -> None:
         """Look whether running GPU servers can still open their devices."""
+        self._cut_off &= self._pool.leases.keys()
         leases = [
             lease
             for lease in self._pool.leases.values()

@@ -1,18 +1,35 @@
 """Which slots a machine has, which exclude each other, and which part to give first."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 
 from gpuspawner.model import Device, Slot, SlotKind, SlotRequest, whole
 
 MIG_PREFIX = "MIG-"
+SHARE = re.compile(r"([0-9]{1,4}):([0-9]{1,4})")
+
+
+class SlotState(StrEnum):
+    """Whether a slot can be leased now.
+
+    UNFIT: its device does not work. FOREIGN: a container that is not ours has it.
+    LEASED: a lease holds it or its device otherwise. RETURNED: not seen clean since.
+    """
+
+    FREE = "free"
+    LEASED = "leased"
+    RETURNED = "returned"
+    FOREIGN = "foreign"
+    UNFIT = "unfit"
 
 
 def slots_of(devices: Iterable[Device], shares: Mapping[str, int]) -> tuple[Slot, ...]:
     """Return every slot of these devices, by device index.
 
     Args:
-        devices: All devices; a split one gives its MIG instances.
+        devices: All devices; a split one gives its MIG instances, whatever `shares` is.
         shares: UUID, index or product name of a device -> how many users share it;
             the UUID counts before the index, the index before the name.
     """
@@ -35,23 +52,31 @@ def unknown_keys(shares: Mapping[str, int], devices: Iterable[Device]) -> list[s
 
 
 def read(slot_id: str, devices: Mapping[str, Device]) -> Slot:
-    """Return the slot that a label names; a device that vanished is a lost one.
+    """Return the slot that a label names; a device that is not there is a lost one.
+
+    What is no share that can be stands for the whole device, so that nobody else gets
+    a part of it.
 
     Args:
-        slot_id: See `Slot.id`; anything at all, labels can be garbled.
+        slot_id: See `Slot.id`, of a MIG instance with or without `<device UUID>/` in
+            front; anything at all, labels can be garbled.
         devices: UUID -> device.
     """
-    uuid, _, part = slot_id.partition("/")
-    if uuid.startswith(MIG_PREFIX):
+    if slot_id.startswith(MIG_PREFIX):
         for device in devices.values():
-            if any(instance.uuid == uuid for instance in device.instances):
-                return _instance(device, uuid)
-        gone = _unknown(uuid)
-        return Slot(gone, uuid, SlotKind.MIG, 0)
+            if any(instance.uuid == slot_id for instance in device.instances):
+                return _instance(device, slot_id)
+        return Slot(_unknown(slot_id), slot_id, SlotKind.MIG, 0)
+    uuid, _, part = slot_id.partition("/")
     device = devices.get(uuid) or _unknown(uuid)
-    number, _, of = part.partition(":")
-    if number.isdecimal() and of.isdecimal() and int(of) > 1:
-        return _share(device, int(number), int(of))
+    if part.startswith(MIG_PREFIX):
+        if any(instance.uuid == part for instance in device.instances):
+            return _instance(device, part)
+        return Slot(device, part, SlotKind.MIG, 0)
+    if found := SHARE.fullmatch(part):
+        number, of = map(int, found.groups())
+        if number < of and of > 1:
+            return _share(device, number, of)
     return whole(device)
 
 
@@ -72,22 +97,33 @@ def pick_part(
 ) -> tuple[Slot, str] | None:
     """Return the MIG instance or share to give, and one line why; None if none fits.
 
-    The smallest that is large enough; of those, one on the device with the fewest free
-    parts, so that emptier devices stay whole for who needs more. Ties: index, then id.
+    The smallest that is large enough; of those, one on the device with the largest part
+    of its slots free, because fewer neighbours are faster: shares divide only the
+    memory, and a device's parts are never leased as a whole. Ties: index, then id.
+
+    Args:
+        free: All slots that can be leased, whether they suit the request or not.
+        every: All slots.
+        request: For one slot.
     """
     fitting = [slot for slot in free if fits(slot, request)]
     if not fitting:
         return None
     n_free = Counter(slot.device.uuid for slot in free)
     n_all = Counter(slot.device.uuid for slot in every)
-    chosen = min(
-        fitting,
-        key=lambda s: (s.memory_bytes, n_free[s.device.uuid], s.device.index, s.id),
-    )
+
+    def rank(slot: Slot) -> tuple[int, float, int, str]:
+        uuid = slot.device.uuid
+        return (
+            slot.memory_bytes,
+            -n_free[uuid] / n_all[uuid],
+            slot.device.index,
+            slot.id,
+        )
+
+    chosen = min(fitting, key=rank)
     uuid = chosen.device.uuid
-    used = n_all[uuid] - n_free[uuid]
-    place = f"fills GPU {chosen.device.index} first, {used} of {n_all[uuid]} used"
-    return chosen, f"{chosen}: {place}"
+    return chosen, f"{chosen}: {n_free[uuid]} of {n_all[uuid]} parts of it were free"
 
 
 def fits(slot: Slot, request: SlotRequest) -> bool:

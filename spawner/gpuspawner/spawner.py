@@ -19,6 +19,10 @@ from gpuspawner.starting import StartingSpawner
 
 STOP_RETRY_S = 2.0
 STOP_DEADLINE_S = 180.0
+KEPT_PLACE = (
+    "You were waiting in the queue when the hub was restarted. Your place is kept for "
+    f"{waiting.RETURN_S / 60:.0f} minutes: start the same size again to go on waiting."
+)
 
 
 class GPUDockerSpawner(StartingSpawner):
@@ -93,12 +97,19 @@ class GPUDockerSpawner(StartingSpawner):
             notices[pool.trouble] = "warning"
         elif self.host.probe.absence:
             notices[self.host.probe.absence] = "info"
-        if kept := self._kept_place():
-            notices[kept] = "info"
-        return form.render([self._row(offer) for offer in available], notices=notices)
+        kept = {t.request: t.id for t in pool.queue.tickets if t.owner == self.owner}
+        if kept:
+            notices[KEPT_PLACE] = "info"
+        rows = [self._row(offer, kept.get(offer.request, "")) for offer in available]
+        return form.render(rows, notices=notices)
 
-    def _row(self, offer: Offer) -> form.Row:
-        """Return an offer with what is free now, or how long the queue is."""
+    def _row(self, offer: Offer, kept: str) -> form.Row:
+        """Return an offer with what is free now, or how long the queue is.
+
+        Args:
+            offer: What is offered.
+            kept: The ticket that this server has for it already, "" if none.
+        """
         pool, request = self.host.pool, offer.request
         if not request.n_slots:
             return form.Row(offer)
@@ -109,21 +120,13 @@ class GPUDockerSpawner(StartingSpawner):
         free = sum(fits(slot, request) for slot in pool.free)
         every = sum(fits(slot, request) for slot in pool.slots.values())
         what = f"{free} of {every} free now"
-        place = pool.outlook(request, datetime.now(UTC))
-        if place.wait_s == 0 and not place.n_ahead:
-            return form.Row(offer, what)
-        queue = f"{what}. If you choose it: {waiting.describe(place)}"
-        return form.Row(offer, queue, is_free=False)
-
-    def _kept_place(self) -> str:
-        """Return what a user reads who waited when the hub was restarted."""
-        waits = [t for t in self.host.pool.queue.tickets if t.owner == self.owner]
-        if not waits:
-            return ""
-        return (
-            "You were waiting in the queue when the hub was restarted. Your place is "
-            "kept for three minutes: start the same size again to go on waiting."
+        place = self.host.room.places.get(kept) or pool.outlook(
+            request, datetime.now(UTC)
         )
+        if place.wait_s == 0 and not place.n_ahead:
+            return form.Row(offer, what, is_kept=bool(kept))
+        queue = f"{what}. If you choose it: {waiting.describe(place)}"
+        return form.Row(offer, queue, is_free=False, is_kept=bool(kept))
 
     # -- running and ending ------------------------------------------------------
 
@@ -131,7 +134,7 @@ class GPUDockerSpawner(StartingSpawner):
         """Return None while the server runs or nothing is known, else why it ended."""
         if self._is_starting:
             return None
-        self.host.kick()
+        self.host.begin()
         if not self.lease_id:
             return 0
         try:
@@ -186,14 +189,13 @@ class GPUDockerSpawner(StartingSpawner):
         messages = self.host.messages_for(self.lease_id)
         if not messages:
             return
-        at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-        lines = [*(f"{at}: {text}" for text in messages), "You can delete this note."]
+        lines = [*messages, "You can delete this note."]
         try:
             await self._leave_note(running, homes.GPU_NOTE, "\n\n".join(lines) + "\n")
         except (EngineUnknown, EngineRefused) as error:
             self.log.warning("%s: note failed, will try again: %s", self.owner, error)
-            for text in messages:
-                self.host.tell(self.lease_id, text)
+            return
+        self.host.delivered(self.lease_id, len(messages))
 
     async def _leave_note(self, running: Container, name: str, text: str) -> None:
         owner = seeding.Owner(*self.home_owner)

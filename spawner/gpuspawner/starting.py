@@ -3,12 +3,17 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
 from jupyterhub.spawner import SpawnException
-from jupyterhub.utils import url_path_join, wait_for_http_server
+from jupyterhub.utils import (
+    url_escape_path,
+    url_path_join,
+    wait_for_http_server,
+)
 from tornado import web
 from traitlets import Dict, Unicode
 
@@ -78,7 +83,7 @@ class StartingSpawner(CreatingSpawner):
             web.HTTPError: Engine or configuration failed, in a sentence.
         """
         self._is_starting = True
-        self._progress = Progress()
+        self._progress = Progress(self.queue_page_grace)
         try:
             return await self._start()
         except Exception as error:
@@ -101,8 +106,7 @@ class StartingSpawner(CreatingSpawner):
         self.log.info("lease acquired lease_id=%s owner=%s %s", lease.id, lease.owner,
                       lease.why)  # fmt: skip
         self._progress.say(10, _granted(lease))
-        async for line in host.engine.pull(self.image):
-            self._progress.say(15, line)
+        await self._pull()
         n_cpus = (await host.engine.facts())["n_cpus"]
         async with host.doorway.boot(lease.id, n_cpus, self._say_turn):
             address = await self._boot_in_time(lease, offer)
@@ -110,6 +114,16 @@ class StartingSpawner(CreatingSpawner):
         self.last_exit = {}
         self._progress.say(95, "JupyterLab answers")
         return address
+
+    async def _pull(self) -> None:
+        try:
+            async with asyncio.timeout(self._boot_timeout_s):
+                async for line in self.host.engine.pull(self.image):
+                    self._progress.say(15, line)
+        except TimeoutError as error:
+            raise BootTimedOut(
+                f"its image was not pulled within {self._boot_timeout_s} seconds"
+            ) from error
 
     async def _lease(self, offer: Offer) -> Lease:
         """Return a lease, after a wait in the queue if need be."""
@@ -135,7 +149,7 @@ class StartingSpawner(CreatingSpawner):
 
     def _leave_button(self) -> str:
         """Return a button that leaves the queue, for JupyterHub's own progress page."""
-        user, server = self.user.escaped_name, self.name
+        user, server = self.user.escaped_name, url_escape_path(self.name)
         path = f"users/{user}/servers/{server}" if server else f"users/{user}/server"
         url = escape(url_path_join(self.hub.base_url, "api", path), quote=True)
         ask = (
@@ -169,7 +183,7 @@ class StartingSpawner(CreatingSpawner):
         self._progress.say(40, "Laying out your files")
         await self.fill(created, lease, offer.limits)
         self._progress.say(60, "Starting the container")
-        await host.engine.call("start", created)
+        await host.start(lease.id, created)
         await self.check(created, lease)
         await self.cap(created, lease)
         ip, port = await self.get_ip_and_port()
@@ -185,20 +199,19 @@ class StartingSpawner(CreatingSpawner):
             EngineRefused: It ended instead.
         """
         base = self.server.base_url if self.server else "/"
-        url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
-        waiting_for = asyncio.ensure_future(
-            wait_for_http_server(url_path_join(url, base), timeout=NEVER_S)
-        )
-        try:
-            while not (await asyncio.wait({waiting_for}, timeout=LOOK_EVERY_S))[0]:
+        url = url_path_join(f"http://{f'[{ip}]' if ':' in ip else ip}:{port}", base)
+        while True:
+            try:
+                await wait_for_http_server(url, timeout=LOOK_EVERY_S)
+            except TimeoutError:
                 found = await self.host.engine.inspect(created)
-                if found is None or not found.is_running:
-                    ended = exits.describe(found, self._memory_bytes) if found else (
-                        exits.REMOVED
-                    )  # fmt: skip
-                    raise EngineRefused(ended.sentence, 0)
-        finally:
-            waiting_for.cancel()
+            else:
+                return
+            if found is None or not found.is_running:
+                ended = exits.describe(found, self._memory_bytes) if found else (
+                    exits.REMOVED
+                )  # fmt: skip
+                raise EngineRefused(ended.sentence, 0)
 
     # -- undoing -----------------------------------------------------------------
 
@@ -244,6 +257,7 @@ class StartingSpawner(CreatingSpawner):
             await self.host.end(lease_id, self.object_name, timeout_s=CLEANUP_GRACE_S)
         except GPUSpawnerError as error:
             self.log.warning("clean-up goes on lease_id=%s: %s", lease_id, error)
+            self.host.claims.discard(lease_id)
         self.object_id = ""
 
     def _forget_choice(self) -> None:
@@ -255,8 +269,9 @@ class StartingSpawner(CreatingSpawner):
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield what `start` is doing."""
-        async for event in self._progress.follow():
-            yield event
+        async with aclosing(self._progress.follow()) as events:
+            async for event in events:
+                yield event
 
 
 def _granted(lease: Lease) -> str:

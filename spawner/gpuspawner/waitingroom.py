@@ -53,6 +53,7 @@ class WaitingRoom:
         ticket = self._pool.join(ticket)
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
+        self._note_change()
         try:
             self.serve()
             while not waiter.done():
@@ -63,12 +64,14 @@ class WaitingRoom:
                 await asyncio.wait({waiter}, timeout=LOOK_EVERY_S)
             return waiter.result()
         except BaseException:
+            del self._waiters[ticket.id]
             self._pool.queue.leave(ticket.id)
-            self._pool.release(ticket.id, datetime.now(UTC))  # it has no container yet
+            self._give_back(ticket.id)
+            self.serve()  # it may have stood before others
+            self._note_change()
             raise
         finally:
-            del self._waiters[ticket.id]
-            self._note_change()
+            self._waiters.pop(ticket.id, None)
 
     def serve(self) -> None:
         """Grant what can be granted now. Call it whenever something came free."""
@@ -86,7 +89,7 @@ class WaitingRoom:
             if waiter and not waiter.done():
                 waiter.set_result(lease)
             else:
-                self._pool.release(lease.id, now)
+                self._give_back(lease.id)
         if granted or gone:
             self._note_change()
 
@@ -98,6 +101,13 @@ class WaitingRoom:
             self._places_at = time.monotonic()
         return self._places
 
+    def _give_back(self, lease_id: str) -> None:
+        """End a lease that no container had yet: its slots are as clean as before."""
+        lease = self._pool.leases.get(lease_id)
+        if lease:
+            self._pool.release(lease_id, datetime.now(UTC))
+            self._pool.cleaned(slot.id for slot in lease.slots)
+
     def _check(self, ticket: Ticket, is_left: Callable[[], bool]) -> None:
         if is_left():
             raise NoCapacity(
@@ -106,11 +116,16 @@ class WaitingRoom:
         waited_s = (datetime.now(UTC) - ticket.asked_at).total_seconds()
         if waited_s > self._limit_s:
             raise NoCapacity(
-                f"No GPU came free within {self._limit_s / 60:.0f} minutes, so you "
-                "left the queue. Start again to wait longer, or choose a smaller server "
-                "or CPU only, your files are the same."
+                f"Nothing came free within {_span(self._limit_s)}, so you left the "
+                "queue. Start again to wait longer, or choose a smaller server or CPU "
+                "only, your files are the same."
             )
 
     def _note_change(self) -> None:
         self._places_at = 0.0
         self._changed()
+
+
+def _span(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} minutes" if minutes > 1 else f"{seconds:.0f} seconds"

@@ -2,60 +2,19 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
+from testbed.browser import choose, log_in
 from testbed.hub import Deployment, User
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",  # the tests run as root
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-sync",
-    "--disable-component-update",
-    "--no-first-run",
-]
 READY_MS = 90_000
 RUN_MS = 120_000
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page of a fresh profile; fails afterwards if it ever showed a traceback."""
-    context = browser.new_context(viewport={"width": 1360, "height": 900})
-    page = context.new_page()
-    said: list[str] = []
-
-    def note(message: ConsoleMessage) -> None:
-        said.append(message.text)
-
-    page.on("console", note)
-    yield page
-    context.close()
-    assert not [text for text in said if "Traceback" in text]
-
-
-def log_in(page: Page, deployment: Deployment, name: str) -> None:
-    """Log in as a user does, with the local login."""
-    page.goto(deployment.url)
-    page.get_by_label("Username").fill(name)
-    page.get_by_label("Password").fill(deployment.login["user_password"])
-    page.locator("#login_submit").click()
 
 
 def keep(page: Page, name: str, folder: Path) -> None:
@@ -76,8 +35,7 @@ def test_log_in_choose_a_gpu_and_run_the_notebook(
     expect(page.get_by_text("simulated").first).to_be_visible()
     keep(page, "spawn.png", tmp_path)
 
-    page.locator("input[name=offer][value='1-gpu']").check()
-    page.locator("#spawn_form [type=submit]").click()
+    choose(page, "1-gpu")
     expect(page.locator("#progress-message")).not_to_be_empty(timeout=20_000)
 
     page.wait_for_url("**/lab/tree/welcome.ipynb*", timeout=READY_MS)
@@ -132,21 +90,19 @@ def test_a_wrong_password_is_said_kindly(page: Page, deployment: Deployment) -> 
     expect(page.get_by_text("Invalid username or password")).to_be_visible()
 
 
-def test_no_free_gpu_is_said_on_the_page(
+def test_who_finds_every_gpu_taken_can_wait_or_take_a_cpu_server(
     page: Page, deployment: Deployment, people: Callable[[str], User]
 ) -> None:
-    """Who finds every GPU taken reads so before choosing and can take a CPU server."""
+    """The form says how long the queue is; its button leaves it again."""
     holder, late = people("holder"), people("late")
     holder.start("4-gpu")
     log_in(page, deployment, late.name)
-    expect(page.get_by_text("0 of 4").first).to_be_visible()
-    choice = page.locator("input[name=offer][value='1-gpu']")
-    if choice.is_enabled():
-        choice.check()
-        page.locator("#spawn_form [type=submit]").click()
-        expect(page.get_by_text("No GPU is free").first).to_be_visible(timeout=20_000)
-        page.goto(f"{deployment.url}/hub/spawn")
-    page.locator("input[name=offer][value='cpu']").check()
-    page.locator("#spawn_form [type=submit]").click()
+    expect(page.get_by_text("0 of 4 free now").first).to_be_visible()
+    choose(page, "1-gpu")
+    place = page.locator("#progress-message")
+    expect(place).to_contain_text("You are number 1 in the queue", timeout=20_000)
+    page.get_by_role("button", name="Leave the queue").first.click()
+    page.locator("#start").click(timeout=20_000)
+    choose(page, "cpu")
     page.wait_for_url("**/lab/tree/welcome.ipynb*", timeout=READY_MS)
     assert late.lease().devices == ()

@@ -1,7 +1,9 @@
-"""Six users, four GPUs: exact devices, kept apart by the kernel, given back."""
+"""Six users, four GPUs: exact devices, kept apart by the kernel, given on in turn."""
 
+import contextlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from testbed.hub import Deployment, Lease, RefusedError, User, crowd, together
+from testbed.engine import wait_until
+from testbed.hub import (
+    READY_WITHIN_S,
+    Deployment,
+    Lease,
+    SpawnPage,
+    User,
+    crowd,
+    together,
+)
 
 pytestmark = pytest.mark.docker
 
@@ -40,24 +51,55 @@ except OSError as error:
 
 @dataclass
 class Rush:
-    """What became of six users who came at once."""
+    """What became of six users who came at once.
+
+    Attributes:
+        granted: Who has a GPU.
+        waiting: Who waits, first in line first, with the spawn page of each.
+        other: Somebody who came later and has nothing.
+    """
 
     granted: dict[str, tuple[User, Lease]]
-    refused: list[tuple[User, RefusedError]]
+    waiting: list[tuple[User, SpawnPage]]
+    other: User
+
+
+def is_decided(page: SpawnPage) -> bool:
+    """Has the user a server, or a place in the queue?"""
+    return page.is_ended or bool(page.messages and "in the queue" in page.messages[-1])
+
+
+def position(page: SpawnPage) -> int:
+    """The place in the queue that the page shows."""
+    found = re.search(r"You are number (\d+) in the queue", page.messages[-1])
+    assert found, page.messages
+    return int(found[1])
 
 
 @pytest.fixture(scope="module")
 def rush(deployment: Deployment) -> Iterator[Rush]:
     """Six users ask for one GPU each at the same moment."""
-    with crowd(deployment) as people:
+    with crowd(deployment) as people, contextlib.ExitStack() as stack:
         users = [people("rush") for _ in range(6)]
-        results = together(partial(user.start, "1-gpu") for user in users)
-        pairs = list(zip(users, results, strict=True))
-        odd = [r for r in results if not isinstance(r, Lease | RefusedError)]
-        assert not odd, odd
+        for user in users:
+            user.request_server_in_background({"offer": "1-gpu"})
+        pages = {}
+        for user in users:
+            user.wait_listed()
+            pages[user.name] = stack.enter_context(contextlib.closing(user.watch()))
+        wait_until(
+            lambda: all(map(is_decided, pages.values())),
+            what="everybody has a server or a place in the queue",
+            within_s=READY_WITHIN_S,
+        )
+        ready = [u for u in users if pages[u.name].events[-1].get("ready")]
+        others = [(u, pages[u.name]) for u in users if u not in ready]
+        failed = [page.events[-1] for _, page in others if page.is_ended]
+        assert not failed, failed
         yield Rush(
-            {u.name: (u, r) for u, r in pairs if isinstance(r, Lease)},
-            [(u, r) for u, r in pairs if isinstance(r, RefusedError)],
+            {user.name: (user, user.lease()) for user in ready},
+            sorted(others, key=lambda pair: position(pair[1])),
+            people("late"),
         )
 
 
@@ -77,35 +119,36 @@ def test_two_gpus_are_leased_together(people: Callable[[str], User]) -> None:
 
 def test_exactly_four_get_distinct_devices(rush: Rush, deployment: Deployment) -> None:
     """Four users lease one device each, no device twice, all four devices."""
-    assert len(rush.granted) == 4, [str(error) for _, error in rush.refused]
+    assert len(rush.granted) == 4
     leased = [uuid for _, lease in rush.granted.values() for uuid in lease.devices]
     assert sorted(leased) == sorted(d["uuid"] for d in deployment.devices())
     mine = [lease for lease in deployment.leases() if lease.user in rush.granted]
     assert sorted(uuid for lease in mine for uuid in lease.devices) == sorted(leased)
 
 
-def test_two_read_that_no_gpu_is_free(rush: Rush, deployment: Deployment) -> None:
-    """The others read how many GPUs there are and what to do, and hold nothing."""
-    assert len(rush.refused) == 2
-    for user, error in rush.refused:
-        assert "No GPU is free" in error.message
-        assert "4" in error.message
+def test_two_wait_in_line(rush: Rush, deployment: Deployment) -> None:
+    """The others read their place and how long it may take, and hold nothing."""
+    assert [position(page) for _, page in rush.waiting] == [1, 2]
+    for user, page in rush.waiting:
+        assert re.search(r"about|cannot be said yet", page.messages[-1])
+        assert "Leave the queue" in page.events[-1]["html_message"]
         assert not deployment.servers(user=user.name)
 
 
-def test_the_form_says_what_is_free(rush: Rush) -> None:
-    """The spawn form shows sizes with memory and that no GPU is free now."""
-    page = rush.refused[0][0].page("/hub/spawn")
+def test_the_form_says_what_is_free_and_how_long_the_queue_is(rush: Rush) -> None:
+    """The spawn form shows sizes with memory, and the place one would have now."""
+    page = rush.other.page("/hub/spawn")
     for offer in ("cpu", "1-gpu", "2-gpu", "4-gpu"):
         assert f'value="{offer}"' in page
-    assert "0 of 4" in page
+    assert "0 of 4 free now" in page
+    assert "You are number 3 in the queue" in page
     assert "GiB" in page
     assert "simulated" in page.lower()
 
 
-def test_a_refused_user_gets_a_cpu_server(rush: Rush) -> None:
-    """The refusal is forgotten: the next start of a CPU server works, without GPU."""
-    user, _ = rush.refused[0]
+def test_a_cpu_server_need_not_wait(rush: Rush) -> None:
+    """Others wait for GPUs; a CPU server starts, and sees none."""
+    user = rush.other
     lease = user.start("cpu")
     assert lease.devices == ()
     assert user.answers()
@@ -196,7 +239,7 @@ def test_a_users_environment_gives_no_device(
     rush: Rush, deployment: Deployment, name: str
 ) -> None:
     """Device variables in the options are refused and nothing is created."""
-    user, _ = rush.refused[1]
+    user = rush.other
     for options in (
         {"offer": "cpu", name: "all"},
         {"offer": "cpu", "environment": {name: "all"}},
@@ -207,11 +250,16 @@ def test_a_users_environment_gives_no_device(
         assert not deployment.servers(user=user.name)
 
 
-def test_stop_gives_the_device_back(rush: Rush, deployment: Deployment) -> None:
-    """The device of a stopped server is leased to the next who asks."""
+def test_what_is_given_back_goes_to_the_first_in_line(
+    rush: Rush, deployment: Deployment
+) -> None:
+    """Exactly the device of the stopped server; who stood behind moves up."""
     user, lease = rush.granted.popitem()[1]
+    (first, first_page), (second, second_page) = rush.waiting
     user.stop()
-    waiting, _ = rush.refused[1]
-    assert waiting.start("1-gpu").devices == lease.devices
-    assert sees(waiting) == list(lease.devices)
+    assert first_page.wait_end()["ready"]
+    assert first.lease().devices == lease.devices
+    assert sees(first) == list(lease.devices)
+    second_page.wait_for("You are number 1 in the queue")
+    assert not deployment.servers(user=second.name)
     deployment.leases()  # checks that no device is leased twice

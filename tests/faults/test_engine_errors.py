@@ -121,14 +121,51 @@ def test_a_clean_up_that_fails_is_done_later(
             user.start("4-gpu")
         assert removing.seen
         assert deployment.servers(user=user.name)
-        with pytest.raises(RefusedError, match="No GPU is free"):
-            other.start("1-gpu")
+        page = other.queue("4-gpu")
+        assert not deployment.servers(user=other.name)
     wait_until(
         lambda: not deployment.servers(user=user.name),
         what="the container is removed after all",
         within_s=NOTICED_WITHIN_S,
     )
-    assert len(other.start("4-gpu").devices) == 4
+    assert page.wait_end().get("ready")
+    page.close()
+    assert len(other.lease().devices) == 4
+
+
+@pytest.mark.parametrize("way", ["fails", "hangs"])
+def test_kernels_that_cannot_be_interrupted_hold_up_no_stop(
+    people: Callable[[str], User], deployment: Deployment, way: str
+) -> None:
+    """The engine does not run commands in containers, but it stops them."""
+    user = people("stopping")
+    user.start("4-gpu")
+    command, interrupt = r"^/containers/[^/]+/exec", r"kernel-\*\.json"
+    rule = (
+        deployment.proxy.fail("POST", command, body=interrupt)
+        if way == "fails"
+        else deployment.proxy.hold("POST", command, body=interrupt)
+    )
+    with rule:
+        user.stop()
+        assert rule.seen
+    assert len(user.start("4-gpu").devices) == 4
+
+
+def test_a_stop_that_the_engine_refuses_keeps_the_gpus_until_it_works(
+    people: Callable[[str], User], deployment: Deployment
+) -> None:
+    """A server that may still run is not reported as stopped, and leaks nothing."""
+    user, other = people("stopping"), people("next")
+    user.start("4-gpu")
+    with deployment.proxy.fail("POST", r"^/containers/[^/]+/stop") as failing:
+        user.request_stop_in_background()
+        failing.reached()
+        page = other.queue("1-gpu")
+        assert deployment.servers(user=user.name)
+    wait_until(user.is_idle, what="it stops after all", within_s=NOTICED_WITHIN_S)
+    assert page.wait_end().get("ready")
+    page.close()
 
 
 def test_a_container_removed_by_hand_gives_its_slot_back(

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 from testbed.engine import wait_until
-from testbed.engine_proxy import Request, When
+from testbed.engine_proxy import EngineProxy, Hold, Request, When
 from testbed.hub import Deployment, Lease, User, answering, crowd, together
 
 pytestmark = pytest.mark.docker
@@ -29,36 +29,46 @@ class Step:
     method: str
     target: str
     when: When
+    body: str = ""
 
     def takes(self, request: Request) -> bool:
         """Is this the request?"""
         same = self.method == request.method
-        return same and re.search(self.target, request.target) is not None
+        same = same and re.search(self.target, request.target) is not None
+        return same and re.search(self.body, request.body) is not None
+
+    def hold(self, proxy: EngineProxy) -> Hold:
+        """Stop the next such request of the hub."""
+        return proxy.hold(self.method, self.target, when=self.when, body=self.body)
 
     def __str__(self) -> str:
         return f"{self.when} {self.name}"
 
 
-def around(name: str, method: str, target: str) -> list[Step]:
+def around(name: str, method: str, target: str, body: str = "") -> list[Step]:
     """Both sides of a request."""
-    return [Step(name, method, target, "before"), Step(name, method, target, "after")]
+    sides: tuple[When, When] = ("before", "after")
+    return [Step(name, method, target, when, body) for when in sides]
 
 
 CONTAINER = r"^/containers/[^/]+"
+DEVICES, INTERRUPT = r"set -- /dev/nvidia", r"kernel-\*\.json"
 START = [
     Step("the home is looked for", "GET", r"^/volumes/", "before"),
     *around("the home is made", "POST", r"^/volumes/create"),
     *around("the container is made", "POST", r"^/containers/create"),
     *around("files are laid in", "PUT", rf"{CONTAINER}/archive"),
     *around("the container starts", "POST", rf"{CONTAINER}/start"),
-    Step("the devices are checked", "POST", rf"{CONTAINER}/exec", "before"),
+    *around("the devices are checked", "POST", rf"{CONTAINER}/exec", DEVICES),
 ]
 STOP = [
+    *around("kernels are interrupted", "POST", rf"{CONTAINER}/exec", INTERRUPT),
     *around("the container stops", "POST", rf"{CONTAINER}/stop"),
     *around("the container is removed", "DELETE", rf"{CONTAINER}(\?|$)"),
 ]
 # Requests that change nothing of ours beyond what the steps above cover.
 HARMLESS = r"/exec/[^/]+/(start|resize)|/images/create|/wait"
+LOOKS = r"not permitted"  # whether a server can still open its devices, now and then
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +145,7 @@ def test_killed_during_starts(
     checker = people("checker")
     with answering(bystander):
         for user, step in zip(victims, steps, strict=True):
-            held = deployment.proxy.hold(step.method, step.target, when=step.when)
+            held = step.hold(deployment.proxy)
             user.request_server_in_background({"offer": "1-gpu"})
             held.reached()
         crash(deployment)
@@ -165,22 +175,65 @@ def test_killed_while_servers_boot(
         check_every_gpu_can_be_leased(deployment, victims, checker)
 
 
+@pytest.mark.parametrize("steps", batches(STOP), ids=names)
 def test_killed_during_stops(
-    deployment: Deployment, people: Callable[[str], User], bystander: User
+    deployment: Deployment,
+    people: Callable[[str], User],
+    bystander: User,
+    steps: list[Step],
 ) -> None:
     """The hub dies in the middle of stops; the slots come back."""
-    victims = [people("stopping") for _ in STOP]
+    victims = [people("stopping") for _ in steps]
     checker = people("checker")
     started = together(partial(user.start, "1-gpu") for user in victims)
     assert all(isinstance(lease, Lease) for lease in started), started
     with answering(bystander):
-        for user, step in zip(victims, STOP, strict=True):
-            held = deployment.proxy.hold(step.method, step.target, when=step.when)
+        for user, step in zip(victims, steps, strict=True):
+            held = step.hold(deployment.proxy)
             user.request_stop_in_background()
             held.reached()
         crash(deployment)
         settle(deployment, victims)
         check_every_gpu_can_be_leased(deployment, victims, checker)
+
+
+def test_killed_while_one_waits_in_the_queue(
+    deployment: Deployment, people: Callable[[str], User], bystander: User
+) -> None:
+    """The place is kept, and nobody who comes later is served before."""
+    holder, waiter, late = people("holder"), people("waiter"), people("late")
+    holder.start(f"{ALL_GPUS}-gpu")
+    waiter.queue(f"{ALL_GPUS}-gpu").close()
+    with answering(bystander), answering(holder):
+        crash(deployment)
+        settle(deployment, [waiter])
+        later = late.queue("1-gpu")
+        page = waiter.queue(f"{ALL_GPUS}-gpu")
+        assert "number 1 in the queue" in page.messages[-1]
+        assert "number 2 in the queue" in later.messages[-1]
+    holder.stop()
+    assert page.wait_end().get("ready")
+    waiter.stop()
+    assert later.wait_end().get("ready")
+    for each in (page, later):
+        each.close()
+
+
+def test_killed_when_one_gets_a_lease_from_the_queue(
+    deployment: Deployment, people: Callable[[str], User], bystander: User
+) -> None:
+    """The slots were given to somebody who waited, and no container says so yet."""
+    holder, waiter, checker = people("holder"), people("waiter"), people("checker")
+    holder.start(f"{ALL_GPUS}-gpu")
+    page = waiter.queue(f"{ALL_GPUS}-gpu")
+    with answering(bystander):
+        with deployment.proxy.hold("GET", r"^/volumes/") as held:
+            holder.stop()
+            held.reached()
+            crash(deployment)
+        page.close()
+        settle(deployment, [holder, waiter])
+        check_every_gpu_can_be_leased(deployment, [holder, waiter], checker)
 
 
 def test_a_restart_keeps_leases(
@@ -209,6 +262,7 @@ def test_the_steps_are_all_there_are(
         for request in deployment.proxy.since(mark)
         if request.method not in {"GET", "HEAD"}
         and not re.search(HARMLESS, request.target)
+        and not re.search(LOOKS, request.body)
     ]
     for step in (*START, *STOP):
         assert step.method == "GET" or any(map(step.takes, changes)), f"never: {step}"

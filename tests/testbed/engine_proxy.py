@@ -20,7 +20,7 @@ import os
 import re
 import threading
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -41,6 +41,16 @@ class Request:
     """Path and query, without the version: ``/containers/create?name=x``."""
     head: bytes = field(repr=False)
     """Everything before the body, as it came."""
+    body: str = ""
+    """What shall be executed, of a request that is about that; else not read."""
+
+    @property
+    def body_bytes(self) -> int:
+        """How much of the body is read ahead: only that of small, telling ones."""
+        length = re.search(rb"(?im)^content-length: *(\d+)", self.head)
+        if not length or not re.fullmatch(r"/containers/[^/]+/exec", self.target):
+            return 0
+        return min(int(length[1]), HEAD_LIMIT)
 
     @property
     def upgrades(self) -> bool:
@@ -65,12 +75,18 @@ class Rule:
     """What happens to the requests that match; a context manager that ends it."""
 
     def __init__(
-        self, proxy: "EngineProxy", method: str, target: str, times: int | None
+        self,
+        proxy: "EngineProxy",
+        method: str,
+        target: str,
+        times: int | None,
+        body: str = "",
     ) -> None:
         self.seen: list[Request] = []
         self._proxy = proxy
         self._method = re.compile(method)
         self._target = re.compile(target)
+        self._body = re.compile(body)
         self._times = times
         self._reached = threading.Event()
         self.released = asyncio.Event()
@@ -82,6 +98,7 @@ class Rule:
             return False
         matches = self._method.fullmatch(request.method) is not None
         matches = matches and self._target.search(request.target) is not None
+        matches = matches and self._body.search(request.body) is not None
         if matches:
             self.seen.append(request)
         return matches
@@ -94,6 +111,7 @@ class Rule:
         """Wait until a request stands there; returns it."""
         if not self._reached.wait(within_s):
             wanted = f"{self._method.pattern} {self._target.pattern}"
+            wanted += f" {self._body.pattern}"
             last = "\n  ".join(str(r) for r in self._proxy.requests[-15:])
             raise TimeoutError(f"no request {wanted} came; the last ones:\n  {last}")
         return self.seen[-1]
@@ -179,6 +197,8 @@ class Exchange:
         self._request = request
         self._writer = writer
         self._body: asyncio.Queue[bytes] = asyncio.Queue()
+        if request.body:
+            self._body.put_nowait(request.body.encode("latin-1"))
         self.gone = asyncio.Event()
         self._reading = asyncio.create_task(self._read(reader))
 
@@ -277,10 +297,16 @@ class EngineProxy:
     # ---- what tests do with it
 
     def hold(
-        self, method: str, target: str, *, when: When = "before", times: int | None = 1
+        self,
+        method: str,
+        target: str,
+        *,
+        when: When = "before",
+        times: int | None = 1,
+        body: str = "",
     ) -> Hold:
         """Stop matching requests before the engine hears of them, or their answers."""
-        rule = Hold(self, method, target, times)
+        rule = Hold(self, method, target, times, body)
         rule.when = when
         return self._add(rule)
 
@@ -296,9 +322,10 @@ class EngineProxy:
         status: int = 500,
         message: str = Fail.message,
         times: int | None = None,
+        body: str = "",
     ) -> Fail:
         """Answer matching requests with an error."""
-        rule = Fail(self, method, target, times)
+        rule = Fail(self, method, target, times, body)
         rule.status, rule.message = status, message
         return self._add(rule)
 
@@ -345,11 +372,12 @@ class EngineProxy:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
+            request = parse(await reader.readuntil(b"\r\n\r\n"))
+            body = await reader.readexactly(request.body_bytes)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
             return
-        request = parse(head)
+        request = replace(request, body=body.decode("latin-1"))
         self.requests.append(request)
         exchange = Exchange(self.engine, request, reader, writer)
         rule = next((rule for rule in self._rules if rule.takes(request)), None)

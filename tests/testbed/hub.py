@@ -8,10 +8,12 @@ and pages.
 import asyncio
 import contextlib
 import functools
+import http.client
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -208,6 +210,10 @@ class Deployment:
             within_s=10,
         )
 
+    def restart_hub(self) -> None:
+        """Ask the hub to end, as an update does, and start it again."""
+        self.service("hub").restart(timeout=30)
+
     def strays(self) -> list[Lease]:
         """Containers that belong to no server the hub lists."""
         rows = self.admin_user.api("GET", "/users?limit=1000").json()
@@ -328,32 +334,53 @@ class User:
 
         threading.Thread(target=ask, daemon=True).start()
 
-    def start(self, offer: str = "cpu", *, server: str = "") -> Lease:
+    def start(
+        self,
+        offer: str = "cpu",
+        *,
+        server: str = "",
+        within_s: float = READY_WITHIN_S,
+    ) -> Lease:
         """Start a server and wait until it is ready; raise RefusedError otherwise."""
         reply = self.request_server({"offer": offer}, server=server)
         if not reply.ok:
             raise RefusedError(reply.status_code, message_of(reply))
-        last = self.last_progress(server)
+        last = self.progress(server, within_s=within_s)[-1]
         if not last.get("ready"):
             raise RefusedError(0, str(last.get("message", last)))
         return self.lease(server)
 
-    def progress(self, server: str = "") -> Iterator[JSON]:
-        """The progress events, as the spawn page shows them."""
-        path = f"{self._server_path(server)}/progress"
-        with self.api("GET", path, stream=True, timeout=READY_WITHIN_S) as reply:
-            for line in reply.iter_lines():
-                if line.startswith(b"data:"):
-                    yield json.loads(line.removeprefix(b"data:"))
+    def progress(
+        self, server: str = "", *, within_s: float = READY_WITHIN_S
+    ) -> list[JSON]:
+        """The progress events until the start ended, as the spawn page shows them."""
+        with contextlib.closing(self.watch(server)) as page:
+            page.wait_end(within_s)
+            return page.events
 
     def last_progress(self, server: str = "") -> JSON:
         """How the start ended."""
-        last: JSON = {}
-        for event in self.progress(server):
-            last = event
-            if event.get("ready") or event.get("failed"):
-                break
-        return last
+        return self.progress(server)[-1]
+
+    def watch(self, server: str = "") -> "SpawnPage":
+        """Open the spawn page of a start; close it when done."""
+        return SpawnPage(self, f"/hub/api{self._server_path(server)}/progress")
+
+    def queue(self, offer: str) -> "SpawnPage":
+        """Ask for a server that has to wait, as a page does; returns that page."""
+        self.request_server_in_background({"offer": offer})
+        self.wait_listed()
+        page = self.watch()
+        page.wait_for("in the queue")
+        return page
+
+    def wait_listed(self) -> None:
+        """Wait until the default server is being started, or is."""
+        wait_until(
+            lambda: "" in self.listed(),
+            what=f"{self}'s server is being started",
+            within_s=REQUEST_TIMEOUT_S,
+        )
 
     def model(self) -> JSON:
         """What the hub says about the user."""
@@ -493,6 +520,75 @@ class User:
         return f"{printed}\ndead"
 
 
+class SpawnPage:
+    """The stream of events that an open spawn page reads, until it is closed."""
+
+    def __init__(self, user: User, path: str) -> None:
+        self.events: list[JSON] = []
+        self.status = 0
+        self._user = user
+        deployment = user.deployment
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", deployment.port, timeout=REQUEST_TIMEOUT_S
+        )
+        connection.request(
+            "GET", path, headers={"Authorization": f"token {user.token}"}
+        )
+        self._socket = connection.sock
+        self._reader = threading.Thread(
+            target=self._read, args=[connection], daemon=True
+        )
+        self._reader.start()
+
+    def _read(self, connection: http.client.HTTPConnection) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            reply = connection.getresponse()
+            self.status = reply.status
+            while line := reply.readline():
+                if line.startswith(b"data:"):
+                    self.events.append(json.loads(line.removeprefix(b"data:")))
+
+    def close(self) -> None:
+        """Close the page: its connection ends."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join(REQUEST_TIMEOUT_S)
+        self._socket.close()
+
+    @property
+    def messages(self) -> list[str]:
+        """What was shown so far."""
+        return [event["message"] for event in self.events if "message" in event]
+
+    @property
+    def is_ended(self) -> bool:
+        """Did the start end, or the stream?"""
+        last = self.events[-1] if self.events else {}
+        is_told = bool(last.get("ready") or last.get("failed"))
+        return is_told or not self._reader.is_alive()
+
+    def wait_for(self, text: str, within_s: float = READY_WITHIN_S) -> None:
+        """Wait until the last message shown contains the text."""
+
+        def is_shown() -> bool:
+            return bool(self.messages) and text in self.messages[-1]
+
+        wait_until(
+            lambda: is_shown() or self.is_ended,
+            what=f"{self._user} reads {text!r}, not {self.messages[-1:]}",
+            within_s=within_s,
+        )
+        assert is_shown(), f"{self._user} reads {self.messages}, not {text!r}"
+
+    def wait_end(self, within_s: float = READY_WITHIN_S) -> JSON:
+        """Wait until the start ended; returns how."""
+        wait_until(
+            lambda: self.is_ended, what=f"{self._user}'s start ended", within_s=within_s
+        )
+        assert self.events, f"{self._user}: no events, HTTP status {self.status}"
+        return self.events[-1]
+
+
 def message_of(reply: requests.Response) -> str:
     """The sentence of an error answer."""
     try:
@@ -508,7 +604,12 @@ def together(tasks: Iterable[Any]) -> list[Any]:
     def attempt(task: Any) -> Any:
         try:
             return task()
-        except (RefusedError, AssertionError, requests.RequestException) as error:
+        except (
+            RefusedError,
+            AssertionError,
+            TimeoutError,
+            requests.RequestException,
+        ) as error:
             return error
 
     with ThreadPoolExecutor(max(1, len(work))) as pool:

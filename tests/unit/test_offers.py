@@ -4,7 +4,7 @@ import json
 
 import pytest
 from gpuspawner.errors import InvalidSelection
-from gpuspawner.model import Device, whole
+from gpuspawner.model import Device, Slot, SlotKind, SlotRequest, whole
 from gpuspawner.offers import from_machine, limits, select
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,3 +81,71 @@ def test_any_json_is_an_offer_or_a_refusal(value: object) -> None:
         assert select(OFFERS, value) in OFFERS
     except InvalidSelection as refused:
         json.dumps(str(refused))
+
+
+def part(index: int, kind: SlotKind, profile: str, memory: int) -> Slot:
+    """A part of an A100 with 40 GiB."""
+    device = Device(index, f"GPU-{index}", "NVIDIA A100", 40 * GIB, index)
+    return Slot(device, f"{device.uuid}/{profile}", kind, memory, profile)
+
+
+def test_where_gpus_differ_a_size_is_of_one_type() -> None:
+    """Any type for who does not care; never a set of two types."""
+    slots = [
+        *(whole(Device(i, f"GPU-{i}", "NVIDIA A100", 40 * GIB, i)) for i in range(2)),
+        whole(Device(2, "GPU-2", "Tesla T4", 16 * GIB, 2)),
+    ]
+    found = {o.name: o.request for o in from_machine(slots, 64 * GIB, 16)}
+    assert found == {
+        "cpu": SlotRequest(0),
+        "1-gpu": SlotRequest(1),
+        "1-a100": SlotRequest(1, type="NVIDIA A100"),
+        "2-a100": SlotRequest(2, type="NVIDIA A100"),
+        "1-tesla-t4": SlotRequest(1, type="Tesla T4"),
+    }
+
+
+def test_each_kind_of_part_is_an_offer_of_one() -> None:
+    """Nobody gets two MIG instances or two shares."""
+    slots = [
+        part(0, SlotKind.MIG, "1g.5gb", 5 * GIB),
+        part(0, SlotKind.MIG, "3g.20gb", 20 * GIB),
+        part(1, SlotKind.SHARE, "1/4", 10 * GIB),
+        part(2, SlotKind.SHARE, "1/4", 10 * GIB),
+    ]
+    found = {o.name: o.request for o in from_machine(slots, 64 * GIB, 16)}
+    assert found == {
+        "cpu": SlotRequest(0),
+        "a100-mig-1g.5gb": SlotRequest(1, SlotKind.MIG, "NVIDIA A100 MIG 1g.5gb"),
+        "a100-mig-3g.20gb": SlotRequest(1, SlotKind.MIG, "NVIDIA A100 MIG 3g.20gb"),
+        "a100-1-of-4": SlotRequest(1, SlotKind.SHARE, "NVIDIA A100 1/4"),
+    }
+
+
+def test_servers_on_parts_fit_into_the_machine_together() -> None:
+    """Four shares of one of two GPUs take half of the machine's memory."""
+    slots = [
+        *(part(0, SlotKind.SHARE, "1/4", 10 * GIB) for _ in range(4)),
+        whole(Device(1, "GPU-1", "NVIDIA A100", 40 * GIB, 1)),
+    ]
+    sizes = {o.name: o.limits for o in from_machine(slots, 80 * GIB, 16)}
+    share, gpu = sizes["a100-1-of-4"], sizes["1-gpu"]
+    assert 4 * share.memory_bytes + gpu.memory_bytes <= 80 * GIB
+    assert 4 * share.n_cpus + gpu.n_cpus == 16
+
+
+def test_types_that_read_alike_are_offers_with_names_of_their_own() -> None:
+    """An offer whose name another one has could never be chosen."""
+    slots = [
+        whole(Device(i, f"GPU-{i}", name, 40 * GIB, i))
+        for i, name in enumerate(["A100-40GB", "A100 40GB"])
+    ]
+    names = [offer.name for offer in from_machine(slots, 64 * GIB, 16)]
+    assert names == ["cpu", "1-gpu", "1-a100-40gb", "1-a100-40gb-2"]
+
+
+@pytest.mark.parametrize("asked", [None, {}, {"offer": "cpu"}])
+def test_a_user_to_whom_nothing_is_offered_is_told_so(asked: object) -> None:
+    """A site's policy may leave nothing over."""
+    with pytest.raises(InvalidSelection, match=r"on offer for you here\. Ask your"):
+        select([], asked)

@@ -1,49 +1,78 @@
-"""The pool never leases a device twice, whatever happens in whatever order."""
+"""The pool never leases a slot twice, whatever happens in whatever order."""
 
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from gpuspawner import container as c
+from gpuspawner.durations import DEFAULT_S, ENOUGH
 from gpuspawner.errors import NoCapacity, NotReady
+from gpuspawner.links import Link, Path, Topology
 from gpuspawner.model import (
     Container,
     Device,
     DeviceClaim,
+    Instance,
     Lease,
     LeaseState,
     Owner,
+    Slot,
+    SlotKind,
     SlotRequest,
     whole,
 )
 from gpuspawner.pool import Pool
 from gpuspawner.recovery import Plan, plan
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    MultipleResults,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    invariant,
-    multiple,
-    rule,
-)
+from gpuspawner.slots import read
+from gpuspawner.tickets import Ticket
+from gpuspawner.waiting import Queue
 
 GIB = 2**30
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 
 
-def device(index: int, *, is_lost: bool = False) -> Device:
-    return Device(index, f"GPU-{index:08x}", "A100", 40 * GIB, index, is_lost)
+def device(index: int, *, is_lost: bool = False, name: str = "A100") -> Device:
+    return Device(index, f"GPU-{index:08x}", name, 40 * GIB, index, is_lost)
 
 
-def ready_pool(n: int) -> Pool:
-    pool = Pool()
-    pool.see([device(i) for i in range(n)], NOW)
+def split(index: int, n: int = 2) -> Device:
+    instances = tuple(
+        Instance(f"MIG-{index}-{i}", "1g.5gb", 5 * GIB, i) for i in range(n)
+    )
+    return replace(device(index), is_split=True, instances=instances)
+
+
+def quads(devices: Iterable[Device]) -> Topology:
+    """NVLink joins the first four, and the next four; the rest is far apart."""
+    pairs = {
+        (min(one.uuid, other.uuid), max(one.uuid, other.uuid)): Link(
+            Path.SYS, 2 if one.index // 4 == other.index // 4 else 0
+        )
+        for one in devices
+        for other in devices
+        if one.uuid != other.uuid
+    }
+    return Topology(pairs)
+
+
+def pool_of(
+    devices: list[Device],
+    *,
+    topology: Topology | None = None,
+    shares: dict[str, int] | None = None,
+    keep_intact: dict[int, int] | None = None,
+) -> Pool:
+    """A pool whose slots are all free."""
+    pool = Pool(shares, keep_intact)
+    pool.see(devices, NOW, topology)
     pool.apply(Plan(), NOW)
     pool.cleaned(pool.slots)
     return pool
+
+
+def ready_pool(n: int) -> Pool:
+    return pool_of([device(i) for i in range(n)])
 
 
 def give_back(pool: Pool, lease_id: str) -> None:
@@ -52,7 +81,21 @@ def give_back(pool: Pool, lease_id: str) -> None:
     pool.cleaned(pool.slots)
 
 
+def ids(slots: Iterable[Slot]) -> list[str]:
+    return [slot.id for slot in slots]
+
+
+def after(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def ticket(user: str, request: SlotRequest, *, asked_s: float = 0) -> Ticket:
+    return Ticket(f"ls_{user}", Owner(user, ""), request, after(asked_s))
+
+
 ANN, BOB = Owner("ann", ""), Owner("bob", "")
+MIG = SlotRequest(1, SlotKind.MIG)
+SHARE = SlotRequest(1, SlotKind.SHARE)
 
 
 def test_nothing_is_leased_before_the_containers_were_read() -> None:
@@ -78,8 +121,8 @@ def test_a_full_pool_says_who_has_to_wait_for_what() -> None:
     with pytest.raises(NoCapacity) as refused:
         pool.acquire("ls_2", BOB, SlotRequest(1), NOW)
     assert str(refused.value) == (
-        "No GPU is free: of 1 GPU, 1 leased. You can start as soon as 1 GPU more is "
-        "given back; until then choose CPU only, your files are the same."
+        "No GPU is free. Of 1 GPU, 1 is leased. You can start as soon as 1 more is "
+        "free; until then choose CPU only, your files are the same."
     )
     assert pool.acquire("ls_2", BOB, SlotRequest(0), NOW).devices == ()
 
@@ -222,114 +265,278 @@ def test_a_vanished_device_stays_in_its_lease() -> None:
     assert adopted.devices[0].is_lost
 
 
-class AnyOrder(RuleBasedStateMachine):
-    """Servers, crashes of containers and of the hub in any order, against an engine.
-
-    The model engine is a dict of containers; the pool under test must keep every device
-    in at most one of them (I1), and after a reconciliation agree with it (I2).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = Pool()
-        self.engine: dict[str, Container] = {}
-        self.claims: set[str] = set()
-        self.n = 0
-
-    leases: Bundle[str] = Bundle("leases")
-
-    @initialize(n=st.integers(0, 8))
-    def machine(self, n: int) -> None:
-        self.devices = [device(i) for i in range(n)]
-        self.pool.see(self.devices, NOW)
-        self.reconcile()
-
-    @rule(target=leases, k=st.integers(0, 4), creates=st.booleans())
-    def start(self, k: int, creates: bool) -> str | MultipleResults[str]:
-        self.n += 1
-        lease_id = f"ls_{self.n}"
-        try:
-            lease = self.pool.acquire(
-                lease_id, Owner(f"u{self.n}", ""), SlotRequest(k), NOW
-            )
-        except NoCapacity:
-            assert k > len(self.pool.free)
-            return multiple()
-        assert len(lease.devices) == k
-        if creates:
-            self.engine[lease_id] = container_of(lease)
-        return lease_id
-
-    @rule(lease_id=leases)
-    def becomes_ready(self, lease_id: str) -> None:
-        if lease_id in self.engine and lease_id in self.pool.leases:
-            self.pool.activate(lease_id)
-            self.claims.add(lease_id)
-
-    @rule(lease_id=consumes(leases))
-    def stop(self, lease_id: str) -> None:
-        self.claims.discard(lease_id)
-        self.pool.end(lease_id)
-        self.engine.pop(lease_id, None)
-        give_back(self.pool, lease_id)
-
-    @rule(lease_id=leases)
-    def stop_fails_halfway(self, lease_id: str) -> None:
-        self.claims.discard(lease_id)
-        self.pool.end(lease_id)
-
-    @rule(lease_id=leases)
-    def removed_by_hand(self, lease_id: str) -> None:
-        self.engine.pop(lease_id, None)
-
-    @rule()
-    def hub_dies_and_comes_back(self) -> None:
-        self.pool = Pool()
-        self.pool.see(self.devices, NOW)
-        self.reconcile()
-        assert self.pool.leases.keys() == self.engine.keys()
-
-    @rule()
-    def reconcile(self) -> None:
-        found = plan(
-            HUB,
-            list(self.engine.values()),
-            dict(self.pool.leases),
-            self.claims,
-            self.devices,
-        )
-        self.pool.apply(found, NOW)
-        self.pool.cleaned(self.pool.slots)
-        for container_id in found.remove:
-            lease_id = container_id.removeprefix("id-")
-            self.engine.pop(lease_id)
-            give_back(self.pool, lease_id)
-        again = plan(
-            HUB,
-            list(self.engine.values()),
-            dict(self.pool.leases),
-            self.claims,
-            self.devices,
-        )
-        assert again.is_empty
-
-    @invariant()
-    def every_device_is_in_at_most_one_lease(self) -> None:
-        held = [uuid for lease in self.pool.leases.values() for uuid in lease.uuids]
-        assert len(held) == len(set(held))
-
-    @invariant()
-    def no_free_device_is_in_a_container(self) -> None:
-        in_containers = [
-            uuid for found in self.engine.values() for uuid in c.slots_of(found)
-        ]
-        assert len(in_containers) == len(set(in_containers))
-        if self.pool.is_ready:
-            free = {found.uuid for found in self.pool.free}
-            assert free.isdisjoint(in_containers)
+# -- devices that change
 
 
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(
-    max_examples=250, stateful_step_count=50, deadline=None
-)
+def test_what_a_lease_held_before_mig_mode_was_switched_must_be_seen_clean() -> None:
+    """What its server left on the device is now on its instances."""
+    pool = pool_of([device(0)])
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    pool.see([split(0)], NOW)
+    with pytest.raises(NoCapacity, match=r"Of 2 MIG instances, 2 are leased"):
+        pool.acquire("ls_2", BOB, MIG, NOW)
+    pool.release("ls_1", NOW)
+    assert pool.free == ()
+    assert list(pool.returned) == ["MIG-0-0", "MIG-0-1"]
+    pool.cleaned(pool.slots)
+    assert ids(pool.free) == ["MIG-0-0", "MIG-0-1"]
+
+
+def test_a_device_that_came_back_must_be_seen_clean() -> None:
+    """Nobody knows what happened to it meanwhile; and its time begins anew."""
+    pool = pool_of([device(0)])
+    pool.see([device(0, is_lost=True)], after(10))
+    pool.see([device(0)], after(100))
+    assert pool.free == ()
+    (returned,) = pool.returned.values()
+    assert (returned.slot.device.is_lost, returned.since) == (False, after(100))
+
+
+def test_a_lease_read_while_the_driver_failed_is_completed_later() -> None:
+    """Else a share's memory cap would be nothing, and its user would be stopped."""
+    pool = Pool({"A100": 2})
+    held = replace(lease_of("ann"), slots=(read("GPU-00000000/1:2", {}),))
+    pool.apply(plan(HUB, [container_of(held)], {}, {held.id}, []), NOW)
+    assert pool.leases[held.id].slots[0].memory_bytes == 0
+    pool.see([device(0)], NOW)
+    (slot,) = pool.leases[held.id].slots
+    assert (slot.memory_bytes, slot.device) == (20 * GIB, device(0))
+    assert ids(x.slot for x in pool.returned.values()) == ["GPU-00000000/0:2"]
+
+
+def test_a_mig_instance_of_a_device_that_was_lost_is_held_when_it_is_back() -> None:
+    """A label names the instance; whose it is was not known at the start of the hub."""
+    pool = Pool()
+    lost = replace(split(0), instances=(), is_split=False, is_lost=True)
+    pool.see([lost], NOW)
+    held = replace(lease_of("ann"), slots=(read("MIG-0-1", {}),))
+    pool.apply(plan(HUB, [container_of(held)], {}, {held.id}, [lost]), NOW)
+    pool.see([split(0)], NOW)
+    pool.cleaned(pool.slots)
+    assert ids(pool.free) == ["MIG-0-0"]
+    assert pool.holder("MIG-0-1") == pool.leases[held.id]
+    pool.release(held.id, NOW)
+    assert list(pool.returned) == ["MIG-0-1"]
+
+
+def test_shares_configured_anew_under_a_lease_are_leased_when_it_ends() -> None:
+    """The server with one of two halves may use half: no quarter is left beside it."""
+    half = replace(lease_of("ann"), slots=(read("GPU-00000000/0:2", {}),))
+    pool = Pool({"A100": 4})
+    pool.see([device(0)], NOW)
+    pool.apply(plan(HUB, [container_of(half)], {}, {half.id}, [device(0)]), NOW)
+    pool.cleaned(pool.slots)
+    assert pool.free == ()
+    give_back(pool, half.id)
+    assert len(pool.free) == 4
+
+
+def test_a_shared_device_has_as_many_holders_as_shares() -> None:
+    """And each may use its part of the memory."""
+    pool = pool_of([device(0)], shares={"A100": 3})
+    held = [pool.acquire(f"ls_{i}", Owner(f"u{i}", ""), SHARE, NOW) for i in range(3)]
+    assert len({lease.slots[0].id for lease in held}) == 3
+    assert {lease.uuids for lease in held} == {(device(0).uuid,)}
+    with pytest.raises(NoCapacity, match=r"No GPU share is free\. Of 3 GPU shares, 3"):
+        pool.acquire("ls_3", BOB, SHARE, NOW)
+    with pytest.raises(NoCapacity, match="This machine has no whole GPU"):
+        pool.acquire("ls_3", BOB, SlotRequest(1), NOW)
+
+
+def test_a_foreign_container_keeps_an_instance_or_the_whole_device() -> None:
+    """Of a split device: what it got, no more and no less."""
+    devices = [split(0), split(1)]
+    pool = pool_of(devices)
+    claims = DeviceClaim(("MIG-0-0", devices[1].uuid))
+    theirs = Container("x", "theirs", "running", {}, claims)
+    pool.apply(plan(HUB, [theirs], {}, set(), devices), NOW)
+    assert ids(pool.free) == ["MIG-0-1"]
+    pool.apply(plan(HUB, [], {}, set(), devices), NOW)
+    assert len(pool.free) == 4
+
+
+def test_nothing_is_free_before_the_containers_were_read() -> None:
+    """Not even to look at."""
+    pool = Pool()
+    pool.see([device(0)], NOW)
+    pool.cleaned(pool.slots)
+    assert pool.free == ()
+    assert pool.grant(NOW) == ()
+    with pytest.raises(NotReady):
+        pool.join(ticket("ann", SlotRequest(1)))
+
+
+# -- refusals
+
+
+def test_a_machine_without_gpus_leases_cpu_servers_only() -> None:
+    """And says so."""
+    pool = ready_pool(0)
+    assert pool.acquire("ls_1", ANN, SlotRequest(0), NOW).slots == ()
+    for request in (SlotRequest(1), SlotRequest(2, must_be_connected=True), MIG):
+        with pytest.raises(NoCapacity, match=r"This machine has no GPU\. Choose CPU"):
+            pool.acquire("ls_2", ANN, request, NOW)
+
+
+def test_when_every_gpu_is_out_of_service_nobody_waits_for_one() -> None:
+    """Who is refused knows it from who must wait."""
+    pool = ready_pool(2)
+    pool.judge({device(i).uuid: "XID 79" for i in range(2)})
+    for ask in (pool.check, lambda request: pool.join(ticket("ann", request))):
+        with pytest.raises(NoCapacity, match=r"All 2 GPUs are out of service"):
+            ask(SlotRequest(1))
+    pool.judge({device(1).uuid: "XID 79"})
+    assert ids(pool.acquire("ls_1", ANN, SlotRequest(1), NOW).slots) == ["GPU-00000000"]
+
+
+def test_a_set_of_one_type_is_not_made_of_two() -> None:
+    """Waiting would not help, and the user is told which there are."""
+    pool = pool_of([device(0), device(1), device(2, name="H100")])
+    with pytest.raises(NoCapacity, match=r"2 A100, 1 H100.*Waiting will not help"):
+        pool.acquire("ls_1", ANN, SlotRequest(3), NOW)
+    assert len(pool.acquire("ls_2", ANN, SlotRequest(2), NOW).slots) == 2
+    assert pool.acquire("ls_3", BOB, SlotRequest(1), NOW).devices[0].name == "H100"
+
+
+def test_of_parts_a_server_gets_one() -> None:
+    """Two MIG instances are of no use to one program."""
+    pool = pool_of([split(0)])
+    with pytest.raises(NoCapacity, match="A server gets one MIG instance; 2 were"):
+        pool.acquire("ls_1", ANN, replace(MIG, n_slots=2), NOW)
+
+
+def test_a_topology_that_is_not_told_hinders_nobody_but_who_needs_links() -> None:
+    """Devices are leased as if all were far apart."""
+    pool = pool_of([device(i) for i in range(4)], topology=Topology())
+    assert len(pool.acquire("ls_1", ANN, SlotRequest(2), NOW).slots) == 2
+    with pytest.raises(NoCapacity, match="all joined by NVLink"):
+        pool.acquire("ls_2", BOB, SlotRequest(2, must_be_connected=True), NOW)
+
+
+def test_an_id_is_used_once_at_a_time() -> None:
+    """The lease of that id stays what it is."""
+    pool = ready_pool(3)
+    first = pool.acquire("ls_ann", ANN, SlotRequest(1), NOW)
+    with pytest.raises(ValueError, match="lease ls_ann exists"):
+        pool.acquire("ls_ann", BOB, SlotRequest(1), NOW)
+    with pytest.raises(ValueError, match="lease ls_ann exists"):
+        pool.join(ticket("ann", SlotRequest(1)))
+    assert pool.leases == {"ls_ann": first}
+    assert pool.queue.tickets == ()
+
+
+# -- whole groups
+
+
+def test_a_group_to_be_kept_may_be_one_of_another_type() -> None:
+    """Four H100 are whole, so one of four A100 may be given to who asks for one."""
+    devices = [device(i, name="A100" if i < 4 else "H100") for i in range(8)]
+    pool = pool_of(devices, topology=quads(devices), keep_intact={4: 1})
+    assert pool.acquire("ls_1", ANN, SlotRequest(1, type="A100"), NOW).slots
+    with pytest.raises(NoCapacity, match="kept for servers with 4 connected GPUs"):
+        pool.acquire("ls_2", BOB, SlotRequest(1, type="H100"), NOW)
+
+
+def test_a_group_of_another_type_counts_in_the_queue_too() -> None:
+    """As it is now: while it is leased, the other one is kept."""
+    devices = [device(i, name="A100" if i < 4 else "H100") for i in range(8)]
+    pool = pool_of(devices, topology=quads(devices), keep_intact={4: 1})
+    one = SlotRequest(1, type="A100")
+    pool.join(ticket("ann", one))
+    assert [lease.owner.user for lease in pool.grant(NOW)] == ["ann"]
+    give_back(pool, "ls_ann")
+    pool.acquire("ls_0", BOB, SlotRequest(4, type="H100"), NOW)
+    pool.join(ticket("ann", one))
+    pool.join(ticket("cat", SlotRequest(4, type="A100"), asked_s=1))
+    assert [lease.owner.user for lease in pool.grant(after(2))] == ["cat"]
+
+
+def test_nobody_behind_breaks_a_kept_group_because_another_needs_the_rest() -> None:
+    """Six wait for eight; the four that are free stay whole all the same."""
+    devices = [device(i) for i in range(8)]
+    pool = pool_of(devices, topology=quads(devices), keep_intact={4: 1})
+    for _ in range(ENOUGH):
+        pool.durations.note(SlotRequest(1), 90.0)
+    pool.acquire("ls_0", ANN, SlotRequest(4), NOW)
+    pool.join(ticket("bob", SlotRequest(6)))
+    pool.join(ticket("cat", SlotRequest(1), asked_s=1))
+    assert pool.grant(after(2)) == ()
+    give_back(pool, "ls_0")
+    assert [lease.owner.user for lease in pool.grant(after(3))] == ["bob", "cat"]
+
+
+# -- the queue
+
+
+def test_a_granted_ticket_is_explained_as_any_other_lease() -> None:
+    """By what is free, not by what it got."""
+    devices = [device(i) for i in range(8)]
+    pool = pool_of(devices, topology=quads(devices))
+    pool.join(ticket("ann", SlotRequest(2)))
+    pool.join(ticket("bob", SlotRequest(1), asked_s=1))
+    assert [lease.why for lease in pool.grant(after(2))] == [
+        "GPU 0+1: NV2; keeps 4-5-6-7 and 2+3 whole",
+        "GPU 2: keeps 4-5-6-7 whole",
+    ]
+
+
+def test_who_is_let_ahead_is_told_that_nobody_is_delayed() -> None:
+    """Why this slot and no other: those ahead need the others."""
+    pool = pool_of([device(i) for i in range(3)])
+    for _ in range(ENOUGH):
+        pool.durations.note(SlotRequest(1), 90.0)
+    pool.acquire("ls_0", ANN, SlotRequest(1, type="A100"), NOW)
+    pool.join(ticket("bob", SlotRequest(3)))
+    pool.join(ticket("cat", SlotRequest(1), asked_s=1))
+    (early,) = pool.grant(after(2))
+    assert early.owner.user == "cat"
+    assert early.why.startswith("GPU 1: ")
+
+
+def test_a_queue_learns_how_long_leases_last_although_nobody_names_a_type() -> None:
+    """Sizes of a uniform machine name none."""
+    pool = ready_pool(1)
+    for i in range(ENOUGH):
+        pool.acquire(f"ls_{i}", ANN, SlotRequest(1), NOW)
+        pool.release(f"ls_{i}", after(600))
+        pool.cleaned(pool.slots)
+    assert pool.durations.expected(SlotRequest(1)) == 600
+    assert pool.durations.expected(SlotRequest(1, type="A100")) == 600
+    assert pool.durations.expected(SlotRequest(2)) == DEFAULT_S
+    pool.acquire("ls_now", ANN, SlotRequest(1), NOW)
+    assert pool.outlook(SlotRequest(1), NOW).wait_s == 600
+
+
+def test_a_slot_that_is_held_is_not_expected_to_be_clean_soon() -> None:
+    """Whatever its device was before."""
+    half = replace(lease_of("ann"), slots=(read("GPU-00000000/0:2", {}),), since=NOW)
+    pool = Pool({"A100": 4})
+    pool.see([device(0)], NOW)
+    pool.apply(Plan(adopt=(half,)), NOW)
+    assert pool.outlook(SHARE, NOW).wait_s == DEFAULT_S
+
+
+def test_a_ticket_whose_lease_is_found_running_is_not_served_again() -> None:
+    """A hub killed before the queue's file was written comes back with an old one."""
+    old = ready_pool(2)
+    old.join(ticket("ann", SlotRequest(1)))
+    kept = old.queue.to_json()
+    (lease,) = old.grant(NOW)
+    new = Pool()
+    new.queue = Queue.from_json(kept, NOW)
+    new.see([device(0), device(1)], NOW)
+    new.apply(plan(HUB, [container_of(lease)], {}, set(), [device(0)]), NOW)
+    assert new.queue.tickets == ()
+
+
+def test_who_comes_back_after_a_restart_keeps_the_place_but_not_the_lease_id() -> None:
+    """A container of the old id may still be on its way in the engine."""
+    old = ready_pool(1)
+    old.join(ticket("ann", SlotRequest(1)))
+    new = ready_pool(1)
+    new.queue = Queue.from_json(old.queue.to_json(), NOW)
+    back = replace(ticket("ann", SlotRequest(1), asked_s=60), id="ls_new")
+    kept = new.join(back)
+    assert (kept.id, kept.asked_at) == ("ls_new", NOW)
+    assert [lease.id for lease in new.grant(after(61))] == ["ls_new"]
+    assert new.queue.tickets == ()

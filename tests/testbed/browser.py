@@ -1,0 +1,57 @@
+"""Debian's Chromium, and what a person does on the hub's pages."""
+
+import contextlib
+from collections.abc import Iterator
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from testbed.hub import Deployment
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox",  # the tests run as root
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--disable-component-update",
+    "--no-first-run",
+]
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start the browser; ends it afterwards."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def fresh_page(browser: Browser) -> Iterator[Page]:
+    """Open a page of a fresh profile; fails if it ever showed a traceback."""
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    page = context.new_page()
+    said: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        said.append(message.text)
+
+    page.on("console", note)
+    yield page
+    context.close()
+    assert not [text for text in said if "Traceback" in text]
+
+
+def log_in(page: Page, deployment: Deployment, name: str) -> None:
+    """Log in as a user does, with the local login; leads to the spawn form."""
+    page.goto(deployment.url)
+    page.get_by_label("Username").fill(name)
+    page.get_by_label("Password").fill(deployment.login["user_password"])
+    page.locator("#login_submit").click()
+
+
+def choose(page: Page, offer: str) -> None:
+    """Choose a size on the spawn form and start."""
+    page.locator(f"input[name=offer][value='{offer}']").check()
+    page.locator("#spawn_form [type=submit]").click()

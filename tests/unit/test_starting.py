@@ -1,0 +1,286 @@
+"""A start counts its time from its turn to boot, and leaves nothing when it fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gpuspawner import starting
+from gpuspawner.admission import Admission
+from gpuspawner.doorway import Doorway
+from gpuspawner.model import (
+    Container,
+    Device,
+    LeaseState,
+    Limits,
+    Offer,
+    SlotRequest,
+)
+from gpuspawner.pool import Pool
+from gpuspawner.recovery import Plan
+from gpuspawner.starting import NEVER_S, StartingSpawner
+from gpuspawner.waitingroom import WaitingRoom
+from jupyterhub.spawner import SpawnException
+from tornado import web
+
+GIB = 2**30
+CPU = Offer("cpu", "CPU only", SlotRequest(0), Limits(GIB, GIB, 1.0, 100))
+GPU = Offer("1-gpu", "1 GPU", SlotRequest(1), Limits(GIB, GIB, 1.0, 100))
+
+
+class Engine:
+    """Says what the test wants of the container."""
+
+    def __init__(self) -> None:
+        self.found: Container | None = None
+        self.pull_s = 0.0
+
+    async def facts(self) -> dict[str, Any]:
+        return {"n_cpus": 1, "memory_bytes": GIB}
+
+    async def pull(self, image: str) -> AsyncIterator[str]:
+        await asyncio.sleep(self.pull_s)
+        yield f"pulling {image}"
+
+    async def inspect(self, _name: str) -> Container | None:
+        return self.found
+
+
+class Machine:
+    """One GPU behind the parts of `Host` that a start uses."""
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        self.pool = Pool()
+        now = datetime.now(UTC)
+        self.pool.see([Device(0, "GPU-0", "A100", 40 * GIB, 0)], now)
+        self.pool.apply(Plan(), now)
+        self.pool.cleaned(list(self.pool.slots))
+        self.claims: set[str] = set()
+        self.room = WaitingRoom(self.pool, 3600, lambda: None)
+        self.doorway = Doorway()
+        self.doorway.admission = Admission(1)
+        self.doorway.admission.limit = 1
+        self.n_kicks = 0
+
+    async def ready(self) -> None:
+        return
+
+    def kick(self) -> None:
+        self.n_kicks += 1
+
+    def ending_of(self, _lease_id: str) -> None:
+        return
+
+    async def end(self, lease_id: str, _name: str, **_: object) -> None:
+        self.pool.release(lease_id, datetime.now(UTC))
+        self.claims.discard(lease_id)
+
+
+class Starting(StartingSpawner):
+    """A start whose boot is a wait for `boots`."""
+
+    machine: Machine
+    boots: asyncio.Future[None]
+    begun = False
+    object_name = "container"
+
+    @property
+    def host(self) -> Any:
+        return self.machine
+
+    async def my_offers(self) -> Any:
+        return [CPU, GPU]
+
+    async def _boot(self, *_: object) -> tuple[str, int]:
+        self.begun = True
+        await self.boots
+        return "127.0.0.1", 8888
+
+
+def starting_spawner(
+    machine: Machine, name: str, offer: str, timeout_s: float
+) -> Starting:
+    """A spawner of a user as JupyterHub calls it right before `start`."""
+    spawner = Starting()
+    spawner.machine = machine
+    spawner.user = SimpleNamespace(name=name, escaped_name=name, groups=[])
+    spawner.hub = SimpleNamespace(base_url="/hub/")
+    spawner.db = SimpleNamespace(commit=lambda: None)
+    spawner.orm_spawner = SimpleNamespace(user_options={}, name="", server=None)
+    spawner.boots = asyncio.get_running_loop().create_future()
+    spawner.http_timeout = 0
+    spawner._note_choice({"offer": offer})
+    spawner._boot_timeout_s = timeout_s  # type: ignore[assignment]
+    return spawner
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_time_in_the_doorway_does_not_count() -> None:
+    """Held for several times its time-outs, a start still has all of them to boot."""
+
+    async def go() -> None:
+        machine = Machine()
+        first = starting_spawner(machine, "ann", "cpu", 60)
+        second = starting_spawner(machine, "bob", "cpu", 0.05)
+        one = asyncio.create_task(first.start())
+        await settle()
+        other = asyncio.create_task(second.start())
+        await asyncio.sleep(0.2)
+        assert first.begun
+        assert not second.begun
+        assert second.start_timeout == NEVER_S  # JupyterHub's counts from the click
+        first.boots.set_result(None)
+        await one
+        await settle()
+        second.boots.set_result(None)
+        assert await other == ("127.0.0.1", 8888)
+
+    asyncio.run(go())
+
+
+def test_time_in_the_queue_does_not_count() -> None:
+    """Nor does the wait for a GPU."""
+
+    async def go() -> None:
+        machine = Machine()
+        first = starting_spawner(machine, "ann", "1-gpu", 60)
+        second = starting_spawner(machine, "bob", "1-gpu", 0.05)
+        first.boots.set_result(None)
+        second.boots.set_result(None)
+        await first.start()
+        other = asyncio.create_task(second.start())
+        await asyncio.sleep(0.2)
+        assert not second.begun
+        machine.pool.release(first.lease_id, datetime.now(UTC))
+        machine.pool.cleaned(list(machine.pool.slots))
+        machine.room.serve()
+        await other
+        assert second.lease_id != first.lease_id
+
+    asyncio.run(go())
+
+
+def test_a_boot_that_takes_too_long_ends_with_a_sentence_and_makes_room() -> None:
+    """The time-outs do count from the turn to boot on."""
+
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", 0.05)
+        with pytest.raises(web.HTTPError, match="did not answer within") as caught:
+            await spawner.start()
+        assert caught.value.status_code == 503
+        assert not machine.pool.leases
+        assert not machine.claims
+        admission = machine.doorway.admission
+        assert admission is not None
+        assert not admission.booting
+
+    asyncio.run(go())
+
+
+def test_a_pull_that_hangs_ends_too() -> None:
+    """It holds a GPU meanwhile."""
+
+    async def go() -> None:
+        machine = Machine()
+        machine.engine.pull_s = 60
+        spawner = starting_spawner(machine, "ann", "1-gpu", 0.05)
+        with pytest.raises(web.HTTPError, match="image was not pulled within"):
+            await spawner.start()
+        assert not machine.pool.leases
+
+    asyncio.run(go())
+
+
+def test_cancelling_in_the_queue_leaves_no_trace() -> None:
+    """JupyterHub cancels a start that is stopped or whose user is deleted."""
+
+    async def go() -> None:
+        machine = Machine()
+        first = starting_spawner(machine, "ann", "1-gpu", 60)
+        first.boots.set_result(None)
+        await first.start()
+        second = starting_spawner(machine, "bob", "1-gpu", 60)
+        task = asyncio.create_task(second.start())
+        await settle()
+        assert [t.owner.user for t in machine.pool.queue.tickets] == ["bob"]
+        task.cancel()
+        await settle()
+        assert task.cancelled()
+        assert not machine.pool.queue.tickets
+        assert set(machine.pool.leases) == machine.claims == {first.lease_id}
+        assert second.lease_id == ""
+
+    asyncio.run(go())
+
+
+def test_cancelling_a_boot_hands_its_container_to_the_clean_up() -> None:
+    """Its lease ends, nobody claims it, and the loop that removes it is kicked."""
+
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        task = asyncio.create_task(spawner.start())
+        await settle()
+        assert spawner.begun
+        task.cancel()
+        await settle()
+        assert task.cancelled()
+        [lease] = machine.pool.leases.values()
+        assert lease.state is LeaseState.RELEASING
+        assert not machine.claims
+        assert machine.n_kicks
+
+    asyncio.run(go())
+
+
+def test_a_refusal_is_said_as_it_is() -> None:
+    """What waiting cannot bring is no fault of the hub."""
+
+    async def go() -> None:
+        machine = Machine()
+        machine.pool.trouble = "The driver does not answer."
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        with pytest.raises(SpawnException, match="The driver does not answer"):
+            await spawner.start()
+
+    asyncio.run(go())
+
+
+def test_a_server_that_ends_while_it_boots_is_noticed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The reason is told, long before the time-outs are over."""
+    monkeypatch.setattr(starting, "LOOK_EVERY_S", 0.01)
+
+    class Crashing(Starting):
+        async def _boot(self, *_: object) -> tuple[str, int]:
+            await self._answers("container", "127.0.0.1", 1)  # nothing listens there
+            raise AssertionError
+
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", NEVER_S)
+        spawner.__class__ = Crashing
+        task = asyncio.create_task(spawner.start())
+        machine.engine.found = container("running")
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        machine.engine.found = container("exited", 3)
+        with pytest.raises(web.HTTPError, match=r"crashed \(exit code 3\)"):
+            await task
+
+    asyncio.run(go())
+
+
+def container(status: str, exit_code: int = 0) -> Container:
+    """A container as the engine shows it."""
+    return Container("id", "container", status, exit_code=exit_code)

@@ -1,0 +1,472 @@
+"""Admins see every GPU, who holds it and why, who waits, and what is not known."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpuspawner import window
+from gpuspawner.admission import Admission
+from gpuspawner.faults import Finding, Health
+from gpuspawner.health import HealthBook
+from gpuspawner.model import (
+    Device,
+    Instance,
+    Lease,
+    Owner,
+    SlotKind,
+    SlotRequest,
+    whole,
+)
+from gpuspawner.pool import Pool
+from gpuspawner.recovery import Plan
+from gpuspawner.sample import GpuProcess, Sample, Sweep
+from gpuspawner.tickets import Ticket
+from gpuspawner.view import NOT_READY, SLOT_STATES, Facts, show, show_device
+from traitlets.config import Config
+
+GIB = 2**30
+NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=30)
+ANN, BOB = Owner("ann", "lab"), Owner("bob", "")
+JSON = dict[str, Any]
+README = Path(__file__).resolve().parents[2] / "spawner" / "README.md"
+
+KEYS = {
+    "version", "at", "is_ready", "trouble", "absence", "sampling", "devices", "slots",
+    "leases", "queue", "boots", "alarms",
+}  # fmt: skip
+DEVICE_KEYS = {
+    "uuid", "index", "name", "memory_bytes", "is_simulated", "is_lost", "is_split",
+    "health", "sample",
+}  # fmt: skip
+HEALTH_KEYS = {"state", "since", "reason", "causes", "evidence", "override"}
+SAMPLE_KEYS = {
+    "age_s", "utilisation", "memory_used_bytes", "temperature_c", "power_w",
+    "n_processes",
+}  # fmt: skip
+SLOT_KEYS = {
+    "id", "uuid", "device", "kind", "type", "profile", "memory_bytes",
+    "memory_used_bytes", "state", "why", "lease",
+}  # fmt: skip
+
+
+def device(index: int, **more: Any) -> Device:
+    return Device(index, f"GPU-{index:08x}", "A100", 40 * GIB, index, **more)
+
+
+def ready_pool(*devices: Device, shares: Mapping[str, int] | None = None) -> Pool:
+    pool = Pool(shares)
+    pool.see(devices, NOW)
+    pool.apply(Plan(), NOW)
+    pool.cleaned(list(pool.slots))
+    return pool
+
+
+def facts(pool: Pool, **more: Any) -> Facts:
+    return Facts(pool, more.pop("book", HealthBook()), interval_s=10.0, **more)
+
+
+def shown(pool: Pool, **more: Any) -> JSON:
+    """What admins get, after a way through JSON."""
+    found: JSON = json.loads(json.dumps(show(facts(pool, **more), LATER)))
+    return found
+
+
+def the_slot(pool: Pool, **more: Any) -> JSON:
+    slots: list[JSON] = shown(pool, **more)["slots"]
+    return slots[0]
+
+
+# -- slots ---------------------------------------------------------------------------
+
+
+def test_a_free_slot_is_free_without_a_why() -> None:
+    """Nothing speaks against it."""
+    slot = the_slot(ready_pool(device(0)))
+    assert (slot["state"], slot["why"], slot["lease"]) == ("free", None, None)
+
+
+def test_a_leased_slot_says_who_and_why_this_one() -> None:
+    """The choice in one line, and the lease that holds it."""
+    pool = ready_pool(device(0))
+    lease = pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    slot = the_slot(pool)
+    assert lease.why
+    assert (slot["state"], slot["why"], slot["lease"]) == ("leased", lease.why, "ls_1")
+
+
+def test_a_slot_whose_device_is_held_otherwise_says_so() -> None:
+    """A GPU that was configured as shares while somebody had all of it."""
+    pool = ready_pool(device(0), shares={"0": 2})
+    pool.apply(Plan(adopt=(Lease("ls_1", ANN, (whole(device(0)),)),)), NOW)
+    slot = the_slot(pool)
+    assert (slot["kind"], slot["state"], slot["lease"]) == ("share", "leased", "ls_1")
+    assert slot["why"] == "ann/lab holds the same GPU in another way"
+
+
+def test_a_returned_slot_waits_to_be_seen_clean() -> None:
+    """It is not free just because its lease ended."""
+    pool = ready_pool(device(0))
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    pool.release("ls_1", NOW)
+    slot = the_slot(pool)
+    assert slot["state"] == "returned"
+    assert NOW.isoformat() in slot["why"]
+
+
+def test_an_unfit_slot_says_what_its_device_lacks() -> None:
+    """The reason that the health of the device gave."""
+    pool = ready_pool(device(0))
+    pool.judge({device(0).uuid: "Unfit: it burns."})
+    slot = the_slot(pool)
+    assert (slot["state"], slot["why"]) == ("unfit", "Unfit: it burns.")
+
+
+def test_a_lost_device_is_unfit() -> None:
+    """Also before its health was judged."""
+    slot = the_slot(ready_pool(device(0, is_lost=True)))
+    assert (slot["state"], slot["why"]) == ("unfit", "The driver cannot reach it.")
+
+
+def test_a_slot_that_another_container_holds_is_foreign() -> None:
+    """The container is named."""
+    pool = ready_pool(device(0))
+    pool.apply(Plan(foreign={device(0).uuid: "trainer"}), NOW)
+    slot = the_slot(pool)
+    assert (slot["state"], slot["why"]) == ("foreign", "used by the container trainer")
+
+
+def test_while_the_driver_cannot_be_read_nothing_is_free() -> None:
+    """What cannot be granted is not shown as free."""
+    pool = ready_pool(device(0))
+    pool.trouble = "A GPU may be stuck."
+    seen = shown(pool)
+    assert seen["trouble"] == "A GPU may be stuck."
+    assert seen["slots"][0]["state"] == "unfit"
+
+
+def test_what_is_shown_as_free_is_what_the_pool_grants() -> None:
+    """In every state there is, and each of these states is one of the known ones."""
+    pool = ready_pool(*(device(i) for i in range(6)), shares={"5": 2})
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    pool.acquire("ls_2", BOB, SlotRequest(1, SlotKind.SHARE), NOW)
+    returned = pool.acquire("ls_3", BOB, SlotRequest(1), NOW).slots[0]
+    pool.release("ls_3", NOW)
+    free = [slot for slot in pool.free if slot.kind is SlotKind.DEVICE]
+    pool.judge({free[0].uuid: "broken"})
+    pool.apply(Plan(foreign={free[1].uuid: "trainer"}), NOW)
+    states = {slot["id"]: slot["state"] for slot in shown(pool)["slots"]}
+    assert {key for key, state in states.items() if state == "free"} == {
+        slot.id for slot in pool.free
+    }
+    assert states[returned.id] == "returned"
+    assert set(states.values()) == set(SLOT_STATES)
+
+
+def test_instances_and_shares_tell_their_part() -> None:
+    """Kind, profile, type and the device they are of."""
+    parts = (Instance("MIG-1", "3g.20gb", 20 * GIB, 1),)
+    pool = ready_pool(
+        device(0, is_split=True, instances=parts), device(1), shares={"1": 4}
+    )
+    used = {"MIG-1": Sample("MIG-1", NOW, memory_used_bytes=GIB)}
+    slots = shown(pool, sweep=Sweep(used))["slots"]
+    assert [slot["kind"] for slot in slots] == ["mig", *4 * ["share"]]
+    mig, share = slots[0], slots[1]
+    assert (mig["uuid"], mig["profile"], mig["type"]) == (
+        "MIG-1", "3g.20gb", "A100 MIG 3g.20gb",
+    )  # fmt: skip
+    assert mig["memory_used_bytes"] == GIB
+    assert (share["uuid"], share["device"], share["profile"]) == (
+        device(1).uuid, device(1).uuid, "1/4",
+    )  # fmt: skip
+    assert share["memory_bytes"] == 10 * GIB
+    assert share["memory_used_bytes"] is None
+
+
+# -- devices -------------------------------------------------------------------------
+
+
+def test_what_was_never_read_is_null() -> None:
+    """Nothing is guessed; the keys are there all the same."""
+    found = shown(ready_pool(device(0)))
+    assert found["devices"][0]["sample"] == dict.fromkeys(SAMPLE_KEYS)
+    assert found["sampling"] == {
+        "interval_s": 10.0,
+        "age_s": None,
+        "reading_s": None,
+        "round_s": None,
+        "reader_cpu_s": None,
+    }
+
+
+def test_a_reading_tells_its_age() -> None:
+    """Who looks can tell an old value from a new one."""
+    sample = Sample(
+        device(0).uuid,
+        NOW,
+        utilisation=0.5,
+        memory_used_bytes=GIB,
+        processes=(GpuProcess(1, GIB), GpuProcess(2, None)),
+        temperature_c=60,
+        power_w=250.5,
+    )
+    sweep = Sweep({sample.uuid: sample}, took_s=0.25)
+    found = shown(ready_pool(device(0)), sweep=sweep, round_s=0.5, reader_cpu_s=3.5)
+    assert found["devices"][0]["sample"] == {
+        "age_s": 30.0,
+        "utilisation": 0.5,
+        "memory_used_bytes": GIB,
+        "temperature_c": 60,
+        "power_w": 250.5,
+        "n_processes": 2,
+    }
+    assert found["sampling"] == {
+        "interval_s": 10.0,
+        "age_s": 30.0,
+        "reading_s": 0.25,
+        "round_s": 0.5,
+        "reader_cpu_s": 3.5,
+    }
+
+
+def test_an_unsupported_reading_is_null_and_no_zero() -> None:
+    """Utilisation of a split GPU is not known; that no program runs is known."""
+    sample = Sample(device(0).uuid, NOW, processes=())
+    found = shown(ready_pool(device(0)), sweep=Sweep({sample.uuid: sample}))
+    assert found["devices"][0]["sample"]["utilisation"] is None
+    assert found["devices"][0]["sample"]["n_processes"] == 0
+
+
+def test_health_tells_state_reason_evidence_and_an_admins_word() -> None:
+    """All that an admin needs to decide."""
+    book, uuid = HealthBook(), device(0).uuid
+    book.report(uuid, Finding.UNCLEAN, "process 17 is left", NOW, "ann")
+    health = shown(ready_pool(device(0)), book=book)["devices"][0]["health"]
+    assert health["state"] == "draining"
+    assert "process 17 is left" in health["reason"]
+    assert health["causes"][0]["code"] == "unclean"
+    assert health["evidence"] == [
+        {
+            "at": NOW.isoformat(),
+            "code": "unclean",
+            "text": "process 17 is left",
+            "user": "ann",
+            "n": 1,
+        }
+    ]
+    assert health["override"] is None
+
+    book.override(uuid, Health.QUARANTINED, "fan is loud", admin="eve", now=LATER)
+    health = shown(ready_pool(device(0)), book=book)["devices"][0]["health"]
+    assert health["state"] == "quarantined"
+    assert health["since"] == LATER.isoformat()
+    assert health["override"] == {
+        "state": "quarantined",
+        "note": "fan is loud",
+        "admin": "eve",
+        "at": LATER.isoformat(),
+    }
+
+
+@pytest.mark.parametrize("state", list(Health))
+def test_every_state_of_health_is_told_by_its_name(state: Health) -> None:
+    """Also those an admin cannot give."""
+    book, uuid = HealthBook(), device(0).uuid
+    book.report(uuid, Finding.UNCAPPED, "no cap", NOW)
+    book = HealthBook.from_json(
+        {"devices": {uuid: {"judged": state.value, "since": NOW.isoformat()}}}
+    )
+    health = shown(ready_pool(device(0)), book=book)["devices"][0]["health"]
+    assert health["state"] == state.value
+    assert (health["reason"] is None) == (state is Health.HEALTHY)
+
+
+def test_devices_come_by_index_and_simulated_ones_say_so() -> None:
+    """A stand-in is never taken for a GPU."""
+    fake = Device(0, "GPU-f", "A100 (simulated)", 40 * GIB, 0)
+    rows = shown(ready_pool(device(1), fake))["devices"]
+    assert [row["index"] for row in rows] == [0, 1]
+    assert [row["is_simulated"] for row in rows] == [True, False]
+
+
+def test_one_device_is_shown_as_among_all() -> None:
+    """What a change answers with."""
+    found = facts(ready_pool(device(0)))
+    assert show_device(device(0).uuid, found, LATER) == show(found, LATER)["devices"][0]
+    assert show_device("GPU-other", found, LATER) is None
+
+
+# -- leases, queue, boots ------------------------------------------------------------
+
+
+def test_a_lease_tells_whose_since_when_and_why() -> None:
+    """One row per server, also of CPU only."""
+    pool = ready_pool(device(0))
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    pool.acquire("ls_2", BOB, SlotRequest(0), NOW)
+    gpu, cpu = shown(pool)["leases"]
+    assert gpu == {
+        "id": "ls_1",
+        "user": "ann",
+        "server": "lab",
+        "state": "starting",
+        "since": NOW.isoformat(),
+        "why": pool.leases["ls_1"].why,
+        "slots": [{"id": device(0).uuid, "device": device(0).uuid, "kind": "device"}],
+        "cap": {"bytes": 40 * GIB, "by": "hardware"},
+    }
+    assert (cpu["slots"], cpu["cap"]) == ([], None)
+
+
+def test_the_cap_of_a_share_tells_what_keeps_it() -> None:
+    """Unknown until it was put in place: never taken for granted."""
+    pool = ready_pool(device(0), shares={"0": 4})
+    pool.acquire("ls_1", ANN, SlotRequest(1, SlotKind.SHARE), NOW)
+    assert shown(pool)["leases"][0]["cap"] == {"bytes": 10 * GIB, "by": None}
+    capped = shown(pool, caps={"ls_1": "driver"})["leases"][0]["cap"]
+    assert capped == {"bytes": 10 * GIB, "by": "driver"}
+
+
+def test_the_queue_tells_who_waits_for_what_in_its_order() -> None:
+    """With position and expected wait."""
+    pool = ready_pool(device(0))
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    pool.join(Ticket("ls_3", Owner("late", ""), SlotRequest(1), LATER))
+    pool.join(Ticket("ls_2", BOB, SlotRequest(1), NOW, "ml"))
+    first, second = shown(pool, places=pool.places(LATER))["queue"]
+    assert first.pop("wait_s") > 0
+    assert first.pop("text").startswith("You are number 1 in the queue")
+    assert first == {
+        "ticket": "ls_2",
+        "user": "bob",
+        "server": "",
+        "course": "ml",
+        "request": {
+            "n_slots": 1,
+            "kind": "device",
+            "type": None,
+            "min_memory_bytes": 0,
+            "must_be_connected": False,
+            "text": "1 GPU",
+        },
+        "asked_at": NOW.isoformat(),
+        "position": 1,
+        "is_possible": True,
+    }
+    assert (second["ticket"], second["position"]) == ("ls_3", 2)
+
+
+def test_a_ticket_without_a_place_yet_is_shown_last() -> None:
+    """Places are a little old: nobody is left out for that."""
+    pool = ready_pool(device(0))
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    pool.join(Ticket("ls_2", BOB, SlotRequest(1), LATER))
+    places = pool.places(LATER)
+    pool.join(Ticket("ls_0", Owner("early", ""), SlotRequest(1), NOW))
+    rows = shown(pool, places=places)["queue"]
+    assert [row["ticket"] for row in rows] == ["ls_2", "ls_0"]
+    assert (rows[1]["position"], rows[1]["wait_s"]) == (None, None)
+
+
+def test_boots_tell_who_boots_who_waits_and_the_limit() -> None:
+    """Before the first boot the limit is not known."""
+    pool = ready_pool(device(0))
+    assert shown(pool)["boots"] == {"booting": [], "waiting": [], "limit": None}
+    admission = Admission(1)
+    for name in ("ls_1", "ls_2", "ls_3"):
+        admission.ask(name, NOW)
+    assert shown(pool, admission=admission)["boots"] == {
+        "booting": ["ls_1", "ls_2"],
+        "waiting": ["ls_3"],
+        "limit": 2,
+    }
+
+
+def test_a_hub_that_knows_nothing_yet_says_so() -> None:
+    """Empty is not the same as unknown."""
+    found = shown(Pool(), absence="There is no NVIDIA driver.")
+    assert found["is_ready"] is False
+    assert found["trouble"] == NOT_READY
+    assert found["absence"] == "There is no NVIDIA driver."
+    assert shown(ready_pool())["trouble"] is None
+
+
+def test_before_the_containers_were_read_nothing_is_free() -> None:
+    """Who holds what is not known."""
+    pool = Pool()
+    pool.see([device(0)], NOW)
+    pool.cleaned(list(pool.slots))
+    assert (the_slot(pool)["state"], the_slot(pool)["why"]) == ("unfit", NOT_READY)
+
+
+def test_the_keys_never_change() -> None:
+    """Programs rely on them: a key that goes away needs a new version."""
+    pool = ready_pool(device(0))
+    found = shown(pool, alarms=[(NOW, "GPU 0 burns")])
+    assert found["version"] == 1
+    assert found.keys() == KEYS
+    assert found["devices"][0].keys() == DEVICE_KEYS
+    assert found["devices"][0]["health"].keys() == HEALTH_KEYS
+    assert found["devices"][0]["sample"].keys() == SAMPLE_KEYS
+    assert found["slots"][0].keys() == SLOT_KEYS
+    assert found["alarms"] == [{"at": NOW.isoformat(), "text": "GPU 0 burns"}]
+
+
+# -- an admin's word -----------------------------------------------------------------
+
+
+def test_an_admins_word_is_read() -> None:
+    """A state with a note, or null to take an earlier word back."""
+    word = b'{"state": "quarantined", "note": "loud fan"}'
+    assert window.read_word(word) == (Health.QUARANTINED, "loud fan")
+    assert window.read_word(b'{"state": null}') == (None, "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None, [], "healthy", 3, {}, {"note": "why"}, {"state": "broken", "note": "x"},
+        {"state": 1, "note": "x"}, {"state": ["healthy"], "note": "x"},
+        {"state": True}, {"state": "healthy", "note": 5},
+        {"state": "healthy", "note": None}, {"state": None, "note": []},
+        {"state": "healthy", "note": "x", "force": True},
+    ],
+)  # fmt: skip
+def test_anything_else_is_answered_with_what_to_send(body: object) -> None:
+    """One sentence, whatever was sent."""
+    with pytest.raises(ValueError, match=r"^Send {"):
+        window.read_word(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_is_answered_likewise(body: bytes) -> None:
+    """Without a traceback in the log, which JupyterHub's own reading leaves there."""
+    with pytest.raises(ValueError, match=r"^Send {"):
+        window.read_word(body)
+
+
+# -- on somebody's hub ---------------------------------------------------------------
+
+
+def test_the_lines_of_the_readme_open_the_window() -> None:
+    """They are valid configuration, and give the scopes that the handlers ask for."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    lines = next(block for block in blocks if "window" in block)
+    found = Config()
+    exec(lines, {"c": found})  # noqa: S102 - this repository's own documentation
+    paths = [path for path, *_ in found.JupyterHub.extra_handlers]
+    assert paths == [r"/api/gpus", r"/api/gpus/([^/]+)", r"/gpus"]
+    (role,) = found.JupyterHub.load_roles
+    assert set(role["scopes"]) == {window.READ, window.MANAGE}
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    """No address of another host, no file: it works behind any firewall."""
+    text = window.PAGE.read_text()
+    assert not re.search(r"https?://|\bsrc=|\bimport\b|innerHTML|insertAdjacent", text)
+    assert "| safe" not in text
