@@ -85,7 +85,7 @@ def compare(engine: Engine, environment: dict[str, str], words: list[str]) -> in
         return child.wait()
     finally:
         if child.poll() is None:
-            child.send_signal(signal.SIGINT)
+            child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(60)
             child.kill()

@@ -4,10 +4,13 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import docker
 
@@ -24,8 +27,14 @@ others      share of the machine that other programs took meanwhile
 """
 
 
+def end(signum: int, _frame: FrameType | None) -> NoReturn:
+    """Leave through every ``finally`` when asked to end."""
+    raise SystemExit(128 + signum)
+
+
 def main() -> int:
     """Run every round, print the table as it grows, and keep the result."""
+    signal.signal(signal.SIGTERM, end)
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", required=True)
     parser.add_argument("--side")

@@ -6,6 +6,8 @@ from gpuspawner.model import Container
 
 SIGKILL = 137
 SIGTERM = 143
+STOPPED = "Your last server stopped: "
+AGAIN = " Start it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,22 @@ def out_of_memory(memory_bytes: int) -> str:
 def describe(container: Container, memory_bytes: int) -> Exit:
     """Return why this container, which is not running, ended."""
     at = container.finished_at.isoformat() if container.finished_at else ""
-    start = "Your last server stopped: "
     if container.is_oom_killed:
-        return Exit("out_of_memory", start + out_of_memory(memory_bytes), at)
+        return Exit("out_of_memory", STOPPED + out_of_memory(memory_bytes), at)
     if container.status == "created" or container.error:
         said = container.error or "it was created but never started"
         return Exit("not_started", f"Your last server did not start: {said}.", at)
     code = container.exit_code
     if code == SIGKILL:
-        return Exit("killed", start + "it was killed from outside (signal 9).", at)
+        return Exit("killed", STOPPED + "it was killed from outside (signal 9).", at)
     if code in {0, SIGTERM}:
-        return Exit("stopped", start + "it was shut down.", at)
-    return Exit("crashed", f"{start}it crashed (exit code {code}). Start it again.", at)
+        return Exit("stopped", STOPPED + "it was shut down.", at)
+    return Exit("crashed", f"{STOPPED}it crashed (exit code {code}).{AGAIN}", at)
+
+
+def describe_start(container: Container | None, memory_bytes: int) -> str:
+    """Return why a server ended before it answered, to follow "not started: "."""
+    if container is None:
+        return "it was removed by somebody with access to the machine."
+    sentence = describe(container, memory_bytes).sentence
+    return sentence.removeprefix(STOPPED).removesuffix(AGAIN)

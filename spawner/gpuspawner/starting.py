@@ -17,7 +17,7 @@ from jupyterhub.utils import (
 from tornado import web
 from traitlets import Dict, Unicode
 
-from gpuspawner import admission, exits, offers, waiting
+from gpuspawner import admission, counting, exits, offers, waiting
 from gpuspawner.creation import CLEANUP_GRACE_S, CreatingSpawner
 from gpuspawner.doorway import BootTimedOut
 from gpuspawner.errors import EngineRefused, GPUSpawnerError, Refusal
@@ -29,6 +29,7 @@ from gpuspawner.tickets import Place, Ticket
 # Ours count from the moment a server may boot, so JupyterHub's must never be the first.
 NEVER_S = 7 * 24 * 3600
 LOOK_EVERY_S = 2.0  # whether a server that does not answer yet still runs
+N_LOOKS = 4  # for the end of a server that the engine refuses to work with
 
 
 class StartingSpawner(CreatingSpawner):
@@ -131,6 +132,7 @@ class StartingSpawner(CreatingSpawner):
         lease_id = f"ls_{secrets.token_hex(8)}"
         pool = self.host.pool
         if not offer.request.n_slots:
+            self.host.room.forget(self.owner)
             lease = pool.acquire(lease_id, self.owner, offer.request, now)
         else:
             course = self.course_now(self._groups(), now)
@@ -141,6 +143,7 @@ class StartingSpawner(CreatingSpawner):
             )
         self.host.claims.add(lease.id)
         self.lease_id = lease.id
+        counting.granted(lease, (datetime.now(UTC) - now).total_seconds())
         return lease
 
     def _say_place(self, place: Place) -> None:
@@ -184,6 +187,18 @@ class StartingSpawner(CreatingSpawner):
         await self.fill(created, lease, offer.limits)
         self._progress.say(60, "Starting the container")
         await host.start(lease.id, created)
+        try:
+            return await self._come_up(created, lease)
+        except EngineRefused as error:
+            # That it ended says more than what could not be done to it then, but the
+            # engine may notice the end a moment later than we.
+            for _ in range(N_LOOKS):
+                if why := await self._end_of(created):
+                    raise EngineRefused(why, error.status) from error
+                await asyncio.sleep(LOOK_EVERY_S / N_LOOKS)
+            raise
+
+    async def _come_up(self, created: str, lease: Lease) -> tuple[str, int]:
         await self.check(created, lease)
         await self.cap(created, lease)
         ip, port = await self.get_ip_and_port()
@@ -204,14 +219,17 @@ class StartingSpawner(CreatingSpawner):
             try:
                 await wait_for_http_server(url, timeout=LOOK_EVERY_S)
             except TimeoutError:
-                found = await self.host.engine.inspect(created)
+                if why := await self._end_of(created):
+                    raise EngineRefused(why, 0) from None
             else:
                 return
-            if found is None or not found.is_running:
-                ended = exits.describe(found, self._memory_bytes) if found else (
-                    exits.REMOVED
-                )  # fmt: skip
-                raise EngineRefused(ended.sentence, 0)
+
+    async def _end_of(self, created: str) -> str:
+        """Return why the container ended, "" if it runs."""
+        found = await self.host.engine.inspect(created)
+        if found is not None and found.is_running:
+            return ""
+        return exits.describe_start(found, self._memory_bytes)
 
     # -- undoing -----------------------------------------------------------------
 
@@ -236,13 +254,13 @@ class StartingSpawner(CreatingSpawner):
         if isinstance(error, GPUSpawnerError | BootTimedOut):
             self.log.error("server not started owner=%s: %s", self.owner, error)
             why = ended.sentence if ended else exits.explain(str(error))
-            return web.HTTPError(
+            return _failure(
                 503,
                 f"The server could not be started: {why} Try again; if it happens "
                 "again, show this to your admin.",
             )
         self.log.error("server not started owner=%s", self.owner, exc_info=error)
-        return web.HTTPError(
+        return _failure(
             500,
             "The server could not be started because of a fault in the hub. Your admin "
             "finds it in the hub's log.",
@@ -278,3 +296,10 @@ def _granted(lease: Lease) -> str:
     if not lease.slots:
         return "A CPU server is yours"
     return f"{' and '.join(map(str, lease.slots))}: yours alone"
+
+
+def _failure(status: int, text: str) -> web.HTTPError:
+    """Return an error whose text JupyterHub's pages show as it is."""
+    error = web.HTTPError(status, text)
+    error.jupyterhub_message = text  # type: ignore[attr-defined]
+    return error

@@ -71,7 +71,7 @@ def show(facts: Facts, now: datetime) -> JSON:
         "trouble": _trouble(pool),
         "absence": facts.absence,
         "sampling": _sampling(facts, now),
-        "devices": [_device(device, facts, now) for device in _sorted(pool)],
+        "devices": [_device(device, facts, now) for device in pool.devices.values()],
         "slots": [_slot(slot, facts) for slot in pool.slots.values()],
         "leases": [_lease(lease, facts) for lease in pool.leases.values()],
         "queue": [
@@ -104,10 +104,6 @@ def _sampling(facts: Facts, now: datetime) -> JSON:
         "round_s": facts.round_s,
         "reader_cpu_s": facts.reader_cpu_s,
     }
-
-
-def _sorted(pool: Pool) -> Iterable[Device]:
-    return sorted(pool.devices.values())
 
 
 def _waiting(facts: Facts) -> Iterable[Ticket]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from gpuspawner.errors import NoCapacity
-from gpuspawner.model import Lease
+from gpuspawner.model import Lease, Owner
 from gpuspawner.pool import Pool
 from gpuspawner.tickets import Place, Ticket
 
@@ -72,6 +72,15 @@ class WaitingRoom:
             raise
         finally:
             self._waiters.pop(ticket.id, None)
+
+    def forget(self, owner: Owner) -> None:
+        """Give up a place that was kept over a restart: its owner starts without it."""
+        kept = [t.id for t in self._pool.queue.tickets if t.owner == owner]
+        for ticket_id in kept:
+            self._pool.queue.leave(ticket_id)
+        if kept:
+            self.serve()
+            self._note_change()
 
     def serve(self) -> None:
         """Grant what can be granted now. Call it whenever something came free."""

@@ -67,7 +67,14 @@ def people(hub: HubProcess) -> Iterator[Callable[[str], User]]:
 
 
 @pytest.fixture
-def leftover() -> Iterator[subprocess.Popen[bytes]]:
+def forgiven(hub: HubProcess) -> Iterator[None]:
+    """Afterwards nothing is known against any GPU."""
+    yield
+    hub.forget_faults()
+
+
+@pytest.fixture
+def leftover(forgiven: None) -> Iterator[subprocess.Popen[bytes]]:
     """A process that no server's end ends."""
     process = subprocess.Popen(["sleep", "600"])
     yield process
@@ -77,8 +84,8 @@ def leftover() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_process_that_is_left_keeps_the_gpu_from_the_next_until_it_is_gone(
     hub: HubProcess,
-    people: Callable[[str], User],
     leftover: subprocess.Popen[bytes],
+    people: Callable[[str], User],
 ) -> None:
     """The slot waits, is quarantined as unclean, heals by itself, and is leased."""
     user, following = people("leaving"), people("following")
@@ -100,7 +107,7 @@ def test_a_process_that_is_left_keeps_the_gpu_from_the_next_until_it_is_gone(
 
 
 def test_memory_that_is_not_given_back_keeps_the_gpu_from_the_next(
-    hub: HubProcess, people: Callable[[str], User]
+    hub: HubProcess, forgiven: None, people: Callable[[str], User]
 ) -> None:
     """Far more memory is used than when idle, though NVML tells no process."""
     user, following = people("leaking"), people("following")
@@ -120,8 +127,8 @@ def test_memory_that_is_not_given_back_keeps_the_gpu_from_the_next(
 
 def test_a_hub_killed_in_the_middle_of_a_hand_over_looks_again(
     hub: HubProcess,
-    people: Callable[[str], User],
     leftover: subprocess.Popen[bytes],
+    people: Callable[[str], User],
 ) -> None:
     """The GPU is not leased by the new hub either, and heals for it, too."""
     user, following = people("leaving"), people("following")

@@ -173,18 +173,20 @@ def test_a_driver_that_does_not_match_its_library_is_said_and_heals(
     hub: HubProcess, people: Callable[[str], User]
 ) -> None:
     """After an upgrade without a restart: servers go on, CPU servers start."""
-    user, other = people("before"), people("upgrade")
+    user, other, onlooker = people("before"), people("upgrade"), people("onlooker")
     lease = user.start("1-gpu")
     with hub.change() as gpus:
         gpus.driver(mismatch=True)
     hub.kill_reader()  # an NVML that was initialised before goes on reading
-    wait_until(lambda: "driver" in notices(other), what="the form says it", within_s=30)
+    wait_until(
+        lambda: "driver" in notices(onlooker), what="the form says it", within_s=30
+    )
     assert other.start("cpu").running
     assert user.lease() == lease
     assert user.answers()
     with hub.change() as gpus:
         gpus.driver(mismatch=False)
-    wait_until(lambda: "driver" not in notices(other), what="it heals", within_s=90)
+    wait_until(lambda: "driver" not in notices(onlooker), what="it heals", within_s=90)
 
 
 def notices(user: User) -> str:

@@ -27,6 +27,8 @@ from testbed.engine_proxy import EngineProxy
 from testbed.gpu.state import Gpu, GpuState, edit
 from testbed.hub import Deployment, Lease, User
 
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = Path(os.environ.get("TORCHROOM_TEST_CACHE", ROOT / ".cache")) / "logs"
 BRIDGE = "172.17.0.1"  # where containers of the run's engine reach its host
 PASSWORD = "for-this-test-only"
 ENDS_WITHIN_S = 30
@@ -118,6 +120,12 @@ class HubProcess(Deployment):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(ENDS_WITHIN_S)
         self.proxy.clear()
+        self.begin()
+
+    def forget_faults(self) -> None:
+        """Let a new hub begin with healthy GPUs; one that fell twice is kept back."""
+        self.end()
+        (self.root / "gpuspawner-health.json").unlink(missing_ok=True)
         self.begin()
 
     def kill_reader(self) -> None:
@@ -266,6 +274,8 @@ def hub_process(
             yield hub
         finally:
             hub.end()
+            LOGS.mkdir(parents=True, exist_ok=True)
+            (LOGS / f"{name}.log").write_text(hub.hub_log())
             front.remove(force=True)
             clear(engine, name)
 

@@ -38,6 +38,7 @@ class FakeEngine:
         self.check_gate = asyncio.Event()
         self.check_gate.set()
         self.is_down = False
+        self.n_failing = 0  # removals that fail before one works
         self.status = 0
 
     def make(self, lease: Lease, *, running: bool = True) -> Container:
@@ -70,7 +71,8 @@ class FakeEngine:
     async def remove(self, name: str, *, timeout_s: int = 10) -> None:
         self.calls.append(("remove", name, timeout_s))
         await self.gate.wait()
-        if self.is_down:
+        if self.n_failing:
+            self.n_failing -= 1
             raise EngineUnknown("down")
         self.containers.pop(name, None)
 

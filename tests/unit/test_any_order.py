@@ -127,6 +127,7 @@ class AnyOrder(RuleBasedStateMachine):
         engine: Name -> container, ours and others'; ours are named like their leases.
         held: Lease id -> slots, of every lease that was ever granted.
         starting: Leases whose start is under way in this hub.
+        ended: Ids of leases that had to end.
         claims: Lease ids that this hub's spawners know.
         database: Those that the hub's database knows, too.
         waiting: User -> ticket, of everybody who should be in the queue.
@@ -143,6 +144,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.engine: dict[str, Container] = {}
         self.held: dict[str, tuple[Slot, ...]] = {}
         self.starting: dict[str, Lease] = {}
+        self.ended: set[str] = set()
         self.claims: set[str] = set()
         self.database: set[str] = set()
         self.waiting: dict[str, Ticket] = {}
@@ -215,9 +217,14 @@ class AnyOrder(RuleBasedStateMachine):
             slot.id for slot in self.slots for other in used if clash(slot, other)
         }
 
+    def end(self, lease_id: str) -> None:
+        self.ended.add(lease_id)
+        self.pool.end(lease_id)
+
     def remove(self, lease_id: str) -> None:
         self.late.pop(lease_id, None)
-        if self.engine.pop(lease_id, None):
+        found = self.engine.pop(lease_id, None)
+        if found and found.is_running:
             self.soil(self.held[lease_id])
 
     def ours(self) -> list[Container]:
@@ -308,10 +315,9 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.is_fit(slot.device)
             assert slot.id not in self.dirty
             assert not {slot.uuid, slot.device.uuid} & self.foreign
-            others = [*self.starting, *(x.name for x in self.ours())]
-            for name in others:
-                if name in self.starting or self.engine[name].is_running:
-                    assert not any(clash(slot, held) for held in self.held[name])
+            running = {found.name for found in self.ours() if found.is_running}
+            for name in running | self.starting.keys() - self.ended:
+                assert not any(clash(slot, held) for held in self.held[name])
         assert lease.id not in self.held
         self.held[lease.id] = lease.slots
         self.starting[lease.id] = lease
@@ -419,13 +425,13 @@ class AnyOrder(RuleBasedStateMachine):
             self.late[lease_id] = container_of(lease)
         self.claims.discard(lease_id)
         self.database.discard(lease_id)
-        self.pool.end(lease_id)
+        self.end(lease_id)
 
     @precondition(lambda self: self.ours())
     @rule(pick=picks, fails=st.booleans())
     def server_is_stopped(self, pick: int, fails: bool) -> None:
         lease_id = nth([found.name for found in self.ours()], pick)
-        self.pool.end(lease_id)
+        self.end(lease_id)
         if fails:
             return
         self.starting.pop(lease_id, None)
@@ -438,7 +444,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.pool.leases)
     @rule(pick=picks)
     def server_is_evicted(self, pick: int) -> None:
-        self.pool.end(nth(self.pool.leases, pick))
+        self.end(nth(self.pool.leases, pick))
 
     # -- the machine and other people
 
@@ -651,12 +657,15 @@ class AnyOrder(RuleBasedStateMachine):
             self.changes(replace(one, is_lost=False))
         self.late.clear()
         for lease_id in list(self.pool.leases):
-            self.pool.end(lease_id)
+            self.end(lease_id)
         self.starting.clear()
         self.claims.clear()
         self.database.clear()
         self.reconciles()
         assert not self.pool.leases
+        self.now = max(self.now, self.absent_until)
+        self.queue_is_tidied()
+        assert not self.absent
         served = True
         while served:
             self.every_slot_is_seen_clean()
@@ -667,9 +676,8 @@ class AnyOrder(RuleBasedStateMachine):
             for lease_id in list(self.starting):
                 del self.starting[lease_id]
                 self.pool.release(lease_id, self.now)
-        for user, ticket in self.waiting.items():
-            if user not in self.absent:
-                assert not self.can_be_granted(ticket.request, self.pool.free)
+        for ticket in self.waiting.values():
+            assert not self.can_be_granted(ticket.request, self.pool.free)
 
 
 def container_of(lease: Lease) -> Container:

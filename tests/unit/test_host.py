@@ -103,12 +103,10 @@ async def test_a_stop_that_fails_is_finished_in_the_background(
     machine: Machine,
 ) -> None:
     host, lease = machine.host, machine.server("ann")
-    machine.engine.is_down = True
+    machine.engine.n_failing = 1
     with pytest.raises(EngineUnknown):
         await host.end(lease.id, f"id-{lease.id}", timeout_s=1)
     assert host.pool.leases[lease.id].state is LeaseState.RELEASING
-    machine.engine.is_down = False
-    host.kick()
     await until(lambda: lease.id not in host.pool.leases)
     assert not machine.engine.containers
 
@@ -147,7 +145,8 @@ async def test_an_interrupt_that_hangs_holds_up_no_stop(
     monkeypatch.setattr(hosts, "INTERRUPT_WAIT_S", 0.02)
     machine.engine.check_gate.clear()
     lease = machine.server("ann")
-    await machine.host.end(lease.id, f"id-{lease.id}", timeout_s=10)
+    async with asyncio.timeout(5):
+        await machine.host.end(lease.id, f"id-{lease.id}", timeout_s=10)
     assert not machine.engine.containers
 
 
@@ -165,10 +164,11 @@ async def test_an_evicted_server_goes_and_its_spawner_reads_why_once(
 
 async def test_why_a_lease_ended_outlives_the_hub(machine: Machine) -> None:
     host, lease = machine.host, machine.server("ann")
-    host.evict(lease.id, BROKE)
-    host.tell(lease.id, "Mind the gap.")
     kept = machine.folder / "gpuspawner-notices.json"
+    host.tell(lease.id, "Mind the gap.")
     await until(lambda: kept.exists() and "Mind" in kept.read_text())
+    host.evict(lease.id, BROKE)
+    await until(lambda: BROKE.reason in kept.read_text())
     again = machine.restart()
     again.claims.add(lease.id)  # its spawner has loaded its state
     await again.reconcile()
@@ -272,9 +272,9 @@ async def test_a_loop_goes_on_after_a_fault(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(machine.host, "reconcile", faulty)
-    machine.host.kick()
+    machine.host.begin()
     await until(lambda: calls)
-    machine.host.kick()
+    machine.host._wake.set()
     await until(lambda: len(calls) > 1)
 
 

@@ -275,7 +275,7 @@ def test_a_server_that_ends_while_it_boots_is_noticed_at_once(
         await asyncio.sleep(0.1)
         assert not task.done()
         machine.engine.found = container("exited", 3)
-        with pytest.raises(web.HTTPError, match=r"crashed \(exit code 3\)"):
+        with pytest.raises(web.HTTPError, match=r"started: it crashed \(exit code 3\)"):
             await task
 
     asyncio.run(go())

@@ -293,6 +293,22 @@ def test_nobody_who_did_not_come_back_is_granted_anything() -> None:
     asyncio.run(go())
 
 
+def test_a_kept_place_is_given_up_by_who_starts_without_it() -> None:
+    """Whoever takes a CPU server instead holds nobody up."""
+
+    async def go() -> None:
+        room = Room(1)
+        room.pool.queue = Queue.from_json(before_json("bob"), datetime.now(UTC))
+        cat = room.ask("cat")
+        await settle()
+        assert not cat.done()
+        room.room.forget(Owner("bob", ""))
+        assert (await cat).owner == Owner("cat", "")
+        assert room.n_changes
+
+    asyncio.run(go())
+
+
 def before_json(name: str) -> dict[str, object]:
     """A kept queue with one ticket."""
     queue = Queue()

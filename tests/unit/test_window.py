@@ -1,13 +1,18 @@
 """Admins see every GPU, who holds it and why, who waits, and what is not known."""
 
 import json
+import os
 import re
-from collections.abc import Mapping
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from gpuspawner import window
 from gpuspawner.admission import Admission
 from gpuspawner.faults import Finding, Health
@@ -26,6 +31,8 @@ from gpuspawner.recovery import Plan
 from gpuspawner.sample import GpuProcess, Sample, Sweep
 from gpuspawner.tickets import Ticket
 from gpuspawner.view import NOT_READY, SLOT_STATES, Facts, show, show_device
+from jupyterhub.apihandlers.base import APIHandler
+from testbed.engine import wait_until
 from traitlets.config import Config
 
 GIB = 2**30
@@ -450,6 +457,13 @@ def test_what_is_no_json_is_answered_likewise(body: bytes) -> None:
         window.read_word(body)
 
 
+def test_the_handlers_take_no_name_of_jupyterhubs() -> None:
+    """But for those that a handler is meant to have."""
+    ours = {*vars(window._HostHandler), *vars(window.GPUHandler)}
+    theirs = {name for name in dir(APIHandler) if not name.startswith("__")}
+    assert ours & theirs == {"initialize", "post"}
+
+
 # -- on somebody's hub ---------------------------------------------------------------
 
 
@@ -463,6 +477,117 @@ def test_the_lines_of_the_readme_open_the_window() -> None:
     assert paths == [r"/api/gpus", r"/api/gpus/([^/]+)", r"/gpus"]
     (role,) = found.JupyterHub.load_roles
     assert set(role["scopes"]) == {window.READ, window.MANAGE}
+
+
+HUB = """
+from gpuspawner import window
+from gpuspawner.spawner import GPUDockerSpawner
+from jupyterhub.proxy import Proxy
+
+class NoProxy(Proxy):
+    should_start = False
+    async def add_route(self, routespec, target, data): pass
+    async def delete_route(self, routespec): pass
+    async def get_all_routes(self): return {{}}
+
+class TheirSpawner(GPUDockerSpawner):
+    pass
+
+c.JupyterHub.proxy_class = NoProxy
+c.JupyterHub.bind_url = "http://127.0.0.1:{port}/x"
+c.JupyterHub.hub_bind_url = "http://127.0.0.1:{port}"
+c.JupyterHub.db_url = "sqlite:///:memory:"
+c.JupyterHub.authenticator_class = "dummy"
+c.Authenticator.allow_all = True
+c.Authenticator.admin_users = {{"boss"}}
+c.JupyterHub.spawner_class = TheirSpawner
+c.GPUDockerSpawner.image = "none"
+c.JupyterHub.extra_handlers = window.handlers(TheirSpawner) + [
+    ("/api/for-another", window.GPUsHandler, {{"made_for": GPUDockerSpawner}})
+]
+c.JupyterHub.services = [
+    {{"name": name, "api_token": name * 8}} for name in ("graphs", "keeper", "nobody")
+]
+c.JupyterHub.load_roles = [
+    {{"name": "gpu-graphs", "scopes": [window.READ, "read:metrics"],
+      "services": ["graphs"]}},
+    {{"name": "gpu-keeper", "scopes": [window.MANAGE], "services": ["keeper"]}},
+]
+"""
+Ask = Callable[..., requests.Response]
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    """Asks a hub without an engine, as one of its services."""
+    folder = tmp_path_factory.mktemp("hub")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "config.py").write_text(HUB.format(port=port))
+
+    def asking(service: str, path: str, **more: Any) -> requests.Response:
+        return requests.request(
+            more.pop("method", "GET"),
+            f"http://127.0.0.1:{port}/x/hub{path}",
+            headers={"Authorization": f"token {service * 8}"},
+            timeout=60,
+            **more,
+        )
+
+    def answers() -> bool:
+        try:
+            return asking("nobody", "/api/").ok
+        except requests.RequestException:
+            return False
+
+    with (folder / "log").open("w") as log:
+        hub = subprocess.Popen(
+            [sys.executable, "-m", "jupyterhub", "-f", "config.py"],
+            cwd=folder,
+            env=os.environ | {"DOCKER_HOST": f"unix://{folder}/none.sock"},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            wait_until(
+                lambda: answers() or hub.poll() is not None,
+                what="the hub answers",
+                within_s=60,
+            )
+            assert hub.poll() is None, (folder / "log").read_text()[-4000:]
+            yield asking
+        finally:
+            hub.terminate()
+            hub.wait(60)
+
+
+def test_a_service_with_the_scope_sees_also_what_is_not_known(ask: Ask) -> None:
+    """The first who asks after the hub's start; the engine does not answer here."""
+    reply = ask("graphs", "/api/gpus")
+    assert reply.status_code == 200
+    assert reply.json().keys() == KEYS
+    assert reply.json()["is_ready"] is False
+    assert reply.json()["trouble"]
+    metrics = ask("graphs", "/metrics")
+    assert "gpuspawner_ready 0.0" in metrics.text.splitlines()
+
+
+def test_a_service_without_the_scope_sees_nothing(ask: Ask) -> None:
+    """Neither does the one that may only look change anything."""
+    assert ask("nobody", "/api/gpus").status_code == 403
+    word = {"state": "quarantined", "note": "x"}
+    path = "/api/gpus/GPU-0"
+    assert ask("graphs", path, method="POST", json=word).status_code == 403
+    assert ask("keeper", path, method="POST", json=word).status_code == 404
+    assert ask("keeper", "/api/gpus").status_code == 200  # managing includes seeing
+
+
+def test_a_window_for_another_class_says_what_to_change(ask: Ask) -> None:
+    """A host made for the wrong class would take every server for an orphan."""
+    reply = ask("graphs", "/api/for-another")
+    assert reply.status_code == 503
+    assert "started by TheirSpawner" in reply.json()["message"]
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
