@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from gpuspawner.admission import Admission, Turn
@@ -56,7 +56,7 @@ class Doorway:
             news.set()
 
     async def _wait(self) -> None:
-        try:
-            await asyncio.wait_for(self._news.wait(), LOOK_EVERY_S)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            # Not wait_for: of news and a cancellation at once it loses the latter.
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await self._news.wait()

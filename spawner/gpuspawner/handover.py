@@ -14,6 +14,11 @@ LIMIT = timedelta(seconds=60)
 TOLERANCE_BYTES = 64 * 2**20
 """Less than a CUDA context takes, more than an idle device's memory varies."""
 
+IDLE_MOST_BYTES = 2 * 2**30
+"""More than an idle driver keeps for itself on any device (hundreds of MiB): what is
+expected of a device that was never seen idle, as after a restart of the hub.
+"""
+
 
 class Cleanness(StrEnum):
     """CLEAN: may be leased. WAIT: look again at the next sweep. DIRTY: quarantine."""
@@ -47,7 +52,7 @@ def judge(
         slot: Its container is gone.
         sample: Of `slot.uuid`, or of its device; the newest.
         baseline_bytes: What is used when nobody uses it, from `Baselines`; without it
-            the processes alone decide.
+            `IDLE_MOST_BYTES`.
         since: When the container was seen to be gone.
         now: The same clock.
         others: PIDs that rightly use the device: of live leases and of the host's own.
@@ -83,11 +88,12 @@ def _trouble(
         return f"still used by process {pids}."
     if sample.processes:
         return ""  # how much of the memory is the others' cannot be told
-    if baseline_bytes is None:
-        return ""
     if sample.memory_used_bytes is None:
+        if baseline_bytes is None:
+            return ""  # this device never tells
         return "the driver does not tell how much of its memory is used."
-    over = sample.memory_used_bytes - baseline_bytes
+    idle = IDLE_MOST_BYTES if baseline_bytes is None else baseline_bytes
+    over = sample.memory_used_bytes - idle
     if over > TOLERANCE_BYTES:
         return f"{over / 2**20:.0f} MiB of its memory are used by no known program."
     return ""

@@ -113,9 +113,7 @@ class Host:
         )
         self._notices = Notices()
         self.book = self._load()
-        self.room = WaitingRoom(
-            self.pool, policy.queue_timeout_s, self._keep_queue
-        )
+        self.room = WaitingRoom(self.pool, policy.queue_timeout_s, self._keep_queue)
         self.rounds = Rounds(
             probe=probe,
             engine=engine,
@@ -135,6 +133,7 @@ class Host:
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._ending: list[str] = []
         self._reading: asyncio.Task[None] | None = None
+        self._read_by = 0.0
         self._next_round: asyncio.Task[None] | None = None
 
     # -- what outlives the hub -----------------------------------------------------
@@ -216,7 +215,8 @@ class Host:
             except Exception:  # a bug here must not end the loop that keeps leases true
                 self.log.exception("a round failed, will try again")
             try:
-                await asyncio.wait_for(wake.wait(), every_s)
+                async with asyncio.timeout(every_s):  # wait_for can lose a cancellation
+                    await wake.wait()
             except TimeoutError:
                 continue
 
@@ -306,10 +306,14 @@ class Host:
 
         A driver that takes long is not waited for: until it answers it is in trouble.
         """
+        loop = asyncio.get_running_loop()
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_devices())
+            self._read_by = loop.time() + LOOK_WAIT_S
+        left_s = self._read_by - loop.time()
         try:
-            await asyncio.wait_for(asyncio.shield(self._reading), LOOK_WAIT_S)
+            async with asyncio.timeout(left_s):
+                await asyncio.shield(self._reading)
         except TimeoutError:
             self.pool.trouble = SLOW
 
@@ -358,7 +362,8 @@ class Host:
             await asyncio.wait(self._removals.values(), timeout=REMOVALS_WAIT_S)
         if self.pool.returned:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.look_round(), LOOK_WAIT_S)
+                async with asyncio.timeout(LOOK_WAIT_S):
+                    await self.look_round()
 
     async def machine_offers(self) -> Sequence[Offer]:
         """Return the sizes this machine can offer."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 
 from gpuspawner import refusals
 from gpuspawner.durations import Durations
@@ -275,9 +275,7 @@ class Pool:
             return
         seconds = (now - lease.since).total_seconds()
         if seconds > FALSE_START_S:
-            size = _size(lease)
-            self.durations.note(size, seconds)
-            self.durations.note(replace(size, type=""), seconds)  # who names no type
+            self.durations.note(_size(lease), seconds)
 
     def _why_not(self, request: SlotRequest, free: Sequence[Slot]) -> str:
         every = [slot for slot in self.slots.values() if fits(slot, request)]
@@ -312,8 +310,8 @@ class Pool:
         if not self.is_ready or not self.queue.tickets:
             return ()
         granted = []
-        free = self.free
-        for ticket, slot_ids in self.queue.startable(self._moment(now)):
+        free, moment = self.free, self._moment(now)
+        for ticket, slot_ids in self.queue.startable(moment):
             pick = self._stock.pick(ticket.request, free)
             is_best = pick is not None and pick.ids == slot_ids
             if not is_best and self._stock.is_kept_from(ticket.request):
@@ -321,7 +319,7 @@ class Pool:
             slots = tuple(slot for slot in free if slot.id in slot_ids)
             why = pick.why if pick and is_best else _why_early(slots)
             free = tuple(slot for slot in free if slot.id not in slot_ids)
-            self.queue.start(ticket.id, slot_ids, self._stock.reach)
+            self.queue.start(ticket.id, slot_ids, moment.reach)
             lease = _lease(ticket.id, ticket.owner, slots, why, now)
             self._hold(lease)
             granted.append((lease, ticket.request))
@@ -346,8 +344,8 @@ class Pool:
             now=now,
             free=free,
             running=tuple(self._running(now)),
-            fits=partial(self._fits, free),
-            reach=self._stock.reach,
+            fits=cache(partial(self._fits, free)),
+            reach=cache(self._stock.reach),
             durations=self.durations,
             priorities=self.priorities,
         )

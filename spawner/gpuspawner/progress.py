@@ -57,7 +57,8 @@ class Progress:
                     yield self._events[n]
                     n += 1
                 try:
-                    await asyncio.wait_for(news.wait(), self._beat_s)
+                    async with asyncio.timeout(self._beat_s):
+                        await news.wait()
                 except TimeoutError:
                     last = self._events[-1:] or [{"progress": 0}]
                     yield {"progress": last[0]["progress"]}

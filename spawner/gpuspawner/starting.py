@@ -29,7 +29,7 @@ from gpuspawner.tickets import Place, Ticket
 # Ours count from the moment a server may boot, so JupyterHub's must never be the first.
 NEVER_S = 7 * 24 * 3600
 LOOK_EVERY_S = 2.0  # whether a server that does not answer yet still runs
-N_LOOKS = 4  # for the end of a server that the engine refuses to work with
+N_LOOKS = 4  # for the end of a server in which something could not be done
 
 
 class StartingSpawner(CreatingSpawner):
@@ -189,12 +189,12 @@ class StartingSpawner(CreatingSpawner):
         await host.start(lease.id, created)
         try:
             return await self._come_up(created, lease)
-        except EngineRefused as error:
+        except GPUSpawnerError as error:
             # That it ended says more than what could not be done to it then, but the
             # engine may notice the end a moment later than we.
             for _ in range(N_LOOKS):
                 if why := await self._end_of(created):
-                    raise EngineRefused(why, error.status) from error
+                    raise EngineRefused(why, 0) from error
                 await asyncio.sleep(LOOK_EVERY_S / N_LOOKS)
             raise
 

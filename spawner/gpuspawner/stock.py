@@ -47,6 +47,7 @@ class Stock:
         self._topology = Topology()
         self._chooser = Chooser(keep_intact)
         self._on_device: dict[str, list[Slot]] = {}
+        self._why_never: dict[SlotRequest, str] = {}
 
     # -- what there is -----------------------------------------------------------
 
@@ -84,6 +85,7 @@ class Stock:
             self._refresh()
 
     def _refresh(self) -> None:
+        self._why_never = {}
         whole_ones = [
             slot.device
             for slot in self.slots.values()
@@ -153,6 +155,11 @@ class Stock:
 
     def why_never(self, request: SlotRequest) -> str:
         """Return why a request cannot be granted, were all slots free; "" if it can."""
+        if request not in self._why_never:
+            self._why_never[request] = self._find_why_never(request)
+        return self._why_never[request]
+
+    def _find_why_never(self, request: SlotRequest) -> str:
         fit = [slot for slot in self.slots.values() if self.is_fit(slot)]
         if self.pick(request, fit):
             return ""

@@ -46,7 +46,7 @@ NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
 HUB = "here"
 GROUP = 4  # the size of the groups to be kept
 LIMIT_S = 3600.0
-N_SHARES = 3
+N_SHARES = 3  # or 2, after a change of the configuration
 USERS = [f"u{i}" for i in range(6)]
 TYPES = {"A100": 40, "T4": 16}
 REQUESTS = [
@@ -133,6 +133,7 @@ class AnyOrder(RuleBasedStateMachine):
         waiting: User -> ticket, of everybody who should be in the queue.
         absent: Users who have not come back since the hub was restarted.
         file: The queue as it was last written.
+        file_before: The queue as it was before slots were last given out.
         dirty: Ids of slots that were not seen clean since somebody may have had them.
         late: Containers that a dead hub asked for and that the engine has yet to make.
     """
@@ -174,7 +175,7 @@ class AnyOrder(RuleBasedStateMachine):
         }
         self.topology = topology_of(devices) if has_links else Topology()
         self.keep = {GROUP: 1} if keeps else {}
-        self.file = json.dumps(Queue().to_json())
+        self.file = self.file_before = json.dumps(Queue().to_json())
         self.begin()
         self.possible = [r for r in REQUESTS if self.can_be_granted(r, self.slots)]
         self.reconciles()
@@ -365,6 +366,7 @@ class AnyOrder(RuleBasedStateMachine):
     def turns_come(self) -> None:
         free = list(self.pool.free)
         asked = {ticket.id: ticket for ticket in self.waiting.values()}
+        self.file_before = json.dumps(self.pool.queue.to_json())
         for lease in self.pool.grant(self.now):
             ticket = asked.pop(lease.id)
             user = ticket.owner.user
@@ -542,14 +544,25 @@ class AnyOrder(RuleBasedStateMachine):
     def queue_is_written(self) -> None:
         self.file = json.dumps(self.pool.queue.to_json())
 
-    @rule(is_written=st.booleans(), is_late=st.booleans(), comes_back=st.booleans())
-    def hub_dies(self, is_written: bool, is_late: bool, comes_back: bool) -> None:
-        if is_written:
+    @rule(
+        file=st.sampled_from(["as written", "before the last grant", "now"]),
+        is_late=st.booleans(),
+        is_configured=st.booleans(),
+        comes_back=st.booleans(),
+    )
+    def hub_dies(
+        self, file: str, is_late: bool, is_configured: bool, comes_back: bool
+    ) -> None:
+        if file == "now":
             self.queue_is_written()
+        elif file == "before the last grant":
+            self.file = self.file_before
         for lease in self.starting.values():
             if is_late and lease.id not in self.engine:
                 self.late[lease.id] = container_of(lease)
         self.starting.clear()
+        if is_configured:
+            self.shares = {uuid: 5 - n for uuid, n in self.shares.items()}
         self.begin()
         if comes_back:
             self.reconciles()

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from gpuspawner.admission import START_PER_CPU, Turn
+from gpuspawner.admission import MAX_PER_CPU, START_PER_CPU, Turn
 from gpuspawner.doorway import BootTimedOut, Doorway
 
 AT_ONCE = START_PER_CPU  # on one core
@@ -50,8 +50,9 @@ def test_only_so_many_boot_at_once_and_all_do_in_order() -> None:
         tasks = [boots.start(name) for name in names]
         order: list[str] = []
         await settle()
+        assert len(boots.inside) == AT_ONCE
         while boots.inside:
-            assert len(boots.inside) <= boots.doorway.admission.limit  # type: ignore[union-attr]
+            assert len(boots.inside) <= MAX_PER_CPU  # the limit follows the clock
             name = boots.inside[0]
             order.append(name)
             boots.go[name].set_result(None)
@@ -105,6 +106,27 @@ def test_who_gives_up_makes_room(is_inside: bool) -> None:
         assert not admission.waiting
 
     asyncio.run(go())
+
+
+def test_a_cancellation_is_not_lost_when_a_turn_comes_at_the_same_moment() -> None:
+    """Whatever the event loop does first: who was cancelled does not boot."""
+
+    async def go(n_steps: int) -> None:
+        boots = Boots()
+        tasks = {name: boots.start(name) for name in ("a", "b", "c")}
+        await settle()
+        boots.go["a"].set_result(None)
+        for _ in range(n_steps):
+            await asyncio.sleep(0)
+        tasks["c"].cancel()
+        await settle()
+        assert tasks["c"].cancelled()
+        assert boots.inside == ["b"]
+        boots.go["b"].set_result(None)
+        await tasks["b"]
+
+    for n_steps in range(8):
+        asyncio.run(go(n_steps))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,8 @@ def test_memory_that_no_program_holds_is_waited_for() -> None:
 def test_a_device_never_seen_idle_is_judged_by_its_processes() -> None:
     """A hub that found it leased cannot know what idle looks like."""
     assert look(WHOLE, sample(used=GIB), baseline=None).cleanness is Cleanness.CLEAN
+    leaked = look(WHOLE, sample(used=3 * GIB), baseline=None)
+    assert leaked.cleanness is Cleanness.WAIT  # no idle device uses so much
     assert look(WHOLE, sample(7), baseline=None).cleanness is Cleanness.WAIT
 
 

@@ -1,5 +1,6 @@
 """The pool never leases a slot twice, whatever happens in whatever order."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -319,15 +320,21 @@ def test_a_mig_instance_of_a_device_that_was_lost_is_held_when_it_is_back() -> N
     assert list(pool.returned) == ["MIG-0-1"]
 
 
-def test_shares_configured_anew_under_a_lease_are_leased_when_it_ends() -> None:
+def test_shares_configured_anew_under_leases_are_leased_when_the_last_ends() -> None:
     """The server with one of two halves may use half: no quarter is left beside it."""
-    half = replace(lease_of("ann"), slots=(read("GPU-00000000/0:2", {}),))
+    half, other = (
+        replace(lease_of(user), slots=(read(f"GPU-00000000/{i}:2", {}),))
+        for i, user in enumerate(["ann", "bob"])
+    )
     pool = Pool({"A100": 4})
     pool.see([device(0)], NOW)
-    pool.apply(plan(HUB, [container_of(half)], {}, {half.id}, [device(0)]), NOW)
+    ours = [container_of(half), container_of(other)]
+    pool.apply(plan(HUB, ours, {}, {half.id, other.id}, [device(0)]), NOW)
     pool.cleaned(pool.slots)
     assert pool.free == ()
     give_back(pool, half.id)
+    assert pool.free == ()
+    give_back(pool, other.id)
     assert len(pool.free) == 4
 
 
@@ -452,17 +459,28 @@ def test_a_group_of_another_type_counts_in_the_queue_too() -> None:
 
 
 def test_nobody_behind_breaks_a_kept_group_because_another_needs_the_rest() -> None:
-    """Six wait for eight; the four that are free stay whole all the same."""
+    """What six will need is GPU 3; one must not take of the other four instead."""
     devices = [device(i) for i in range(8)]
     pool = pool_of(devices, topology=quads(devices), keep_intact={4: 1})
     for _ in range(ENOUGH):
         pool.durations.note(SlotRequest(1), 90.0)
-    pool.acquire("ls_0", ANN, SlotRequest(4), NOW)
+    held = pool.acquire("ls_0", ANN, SlotRequest(3), NOW)
+    assert [one.index for one in held.devices] == [0, 1, 2]
     pool.join(ticket("bob", SlotRequest(6)))
     pool.join(ticket("cat", SlotRequest(1), asked_s=1))
     assert pool.grant(after(2)) == ()
     give_back(pool, "ls_0")
     assert [lease.owner.user for lease in pool.grant(after(3))] == ["bob", "cat"]
+
+
+def test_groups_are_made_of_the_devices_that_work() -> None:
+    """Without GPU 3 the four that are left are the best there is, and are kept."""
+    devices = [device(i) for i in range(5)]
+    pool = pool_of(devices, topology=quads(devices), keep_intact={4: 1})
+    pool.check(SlotRequest(1))
+    pool.judge({device(3).uuid: "XID 79"})
+    with pytest.raises(NoCapacity, match="kept for servers with 4 connected GPUs"):
+        pool.check(SlotRequest(1))
 
 
 # -- the queue
@@ -491,6 +509,7 @@ def test_who_is_let_ahead_is_told_that_nobody_is_delayed() -> None:
     (early,) = pool.grant(after(2))
     assert early.owner.user == "cat"
     assert early.why.startswith("GPU 1: ")
+    assert '"n_overtaken": 1' in json.dumps(pool.queue.to_json())
 
 
 def test_a_queue_learns_how_long_leases_last_although_nobody_names_a_type() -> None:
@@ -508,7 +527,7 @@ def test_a_queue_learns_how_long_leases_last_although_nobody_names_a_type() -> N
 
 
 def test_a_slot_that_is_held_is_not_expected_to_be_clean_soon() -> None:
-    """Whatever its device was before."""
+    """Whatever its device was divided into before."""
     half = replace(lease_of("ann"), slots=(read("GPU-00000000/0:2", {}),), since=NOW)
     pool = Pool({"A100": 4})
     pool.see([device(0)], NOW)

@@ -10,12 +10,14 @@ import pytest
 from gpuspawner import starting
 from gpuspawner.admission import Admission
 from gpuspawner.doorway import Doorway
+from gpuspawner.errors import EngineRefused, EngineUnknown
 from gpuspawner.model import (
     Container,
     Device,
     LeaseState,
     Limits,
     Offer,
+    Owner,
     SlotRequest,
 )
 from gpuspawner.pool import Pool
@@ -26,6 +28,7 @@ from jupyterhub.spawner import SpawnException
 from tornado import web
 
 GIB = 2**30
+NOW = datetime(2026, 3, 2, tzinfo=UTC)
 CPU = Offer("cpu", "CPU only", SlotRequest(0), Limits(GIB, GIB, 1.0, 100))
 GPU = Offer("1-gpu", "1 GPU", SlotRequest(1), Limits(GIB, GIB, 1.0, 100))
 
@@ -66,6 +69,9 @@ class Machine:
         self.n_kicks = 0
 
     async def ready(self) -> None:
+        return
+
+    async def start(self, *_: object) -> None:
         return
 
     def kick(self) -> None:
@@ -276,6 +282,52 @@ def test_a_server_that_ends_while_it_boots_is_noticed_at_once(
         assert not task.done()
         machine.engine.found = container("exited", 3)
         with pytest.raises(web.HTTPError, match=r"started: it crashed \(exit code 3\)"):
+            await task
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    "error", [EngineRefused("is not running", 409), EngineUnknown("stopped state")]
+)
+def test_that_it_ended_says_more_than_what_failed_because_of_it(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The engine refuses to look into a container before it knows that it ended."""
+    monkeypatch.setattr(starting, "LOOK_EVERY_S", 0.1)
+
+    class Unchecked(StartingSpawner):
+        machine: Machine
+
+        @property
+        def host(self) -> Any:
+            return self.machine
+
+        async def check(self, *_: object) -> None:
+            raise error
+
+        async def clear_name(self) -> None:
+            return
+
+        async def make_home(self) -> None:
+            return
+
+        async def fill(self, *_: object) -> None:
+            return
+
+        async def create_container(self, *_: object) -> str:
+            return "id"
+
+    async def go() -> None:
+        machine = Machine()
+        machine.engine.found = container("running")
+        spawner = Unchecked()
+        spawner.machine = machine
+        lease = machine.pool.acquire("ls", Owner("ann", ""), SlotRequest(1), NOW)
+        task = asyncio.create_task(spawner._boot(lease, GPU))
+        await asyncio.sleep(0.01)
+        machine.engine.found = container("exited", 3)
+        with pytest.raises(EngineRefused, match="exit code 3"):
             await task
 
     asyncio.run(go())
