@@ -295,6 +295,10 @@ def _offer(row: dict[str, Anything]) -> Offer:
             int(row.get("gpu_memory_bytes", 0)),
             bool(row.get("connected", False)),
         )
+        if request.n_slots < 0:
+            raise ConfigurationError(
+                f"GPUDockerSpawner.offers: {row} asks for fewer than 0 GPUs"
+            )
         return Offer(str(row["name"]), str(row["title"]), request, limits)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(

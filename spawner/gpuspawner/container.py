@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any
 
 from gpuspawner.errors import GPUSpawnerError
-from gpuspawner.model import Container, Lease, Limits, Owner
+from gpuspawner.model import Container, Lease, Limits, Owner, SlotKind
 
 HUB = "gpuspawner.hub"
 USER = "gpuspawner.user"
@@ -63,7 +63,7 @@ def labels(hub: str, lease: Lease, name: str) -> dict[str, str]:
         SERVER: lease.owner.server,
         LEASE: lease.id,
         DEVICES: ",".join(lease.uuids),
-        SLOTS: ",".join(slot.id for slot in lease.slots),
+        SLOTS: ",".join(slot.label for slot in lease.slots),
         INDICES: ",".join(str(device.index) for device in lease.devices),
     }
 
@@ -221,11 +221,22 @@ def check_driver() -> list[str]:
 
 
 def check_devices(lease: Lease) -> list[str]:
-    """Return a command that exits 0 only if /dev holds exactly the leased GPU nodes."""
+    """Return a command that exits 0 only if /dev holds exactly the leased GPU nodes.
+
+    A MIG instance comes with its device's node and two capability nodes, one of the GPU
+    instance and one of the compute instance; their number tells whether there is more
+    than was leased. Their minors are the driver's to choose, so they are not compared.
+    """
+    n_caps = 2 * sum(slot.kind is SlotKind.MIG for slot in lease.slots)
     wanted = " ".join(sorted(f"/dev/nvidia{device.minor}" for device in lease.devices))
     script = (
         'set -- /dev/nvidia[0-9]*; [ -e "$1" ] || set --; '
         'found=$(printf "%s\\n" "$@" | LC_ALL=C sort | tr "\\n" " "); '
         f'[ "${{found% }}" = "{wanted}" ]'
     )
+    if n_caps:
+        script += (
+            ' && set -- /dev/nvidia-caps/nvidia-cap[0-9]* && [ -e "$1" ] '
+            f'&& [ "$#" = "{n_caps}" ]'
+        )
     return ["sh", "-c", script]

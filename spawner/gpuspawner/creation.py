@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gpuspawner import capping, homes, incontainer, seeding
 from gpuspawner import container as c
 from gpuspawner.configuration import ConfiguredSpawner
 from gpuspawner.errors import EngineRefused, GPUSpawnerError, ProbeFailed
+from gpuspawner.faults import Finding
 from gpuspawner.model import Lease, Limits, Owner, Slot, SlotKind
 from gpuspawner.processes import Processes
 from gpuspawner.progress import Progress
@@ -213,6 +215,10 @@ class CreatingSpawner(ConfiguredSpawner):
         capping.check_strong_enough(slot, found, capping.Means(self.weakest_cap))
         host.caps[lease.id] = found
         self.log.info("memory cap lease_id=%s %s by=%s", lease.id, slot, found)
+        if found is capping.Means.WATCHDOG:
+            text = f"nothing but the watchdog keeps {lease.owner} inside a share"
+            now = datetime.now(UTC)
+            host.book.report(slot.device.uuid, Finding.UNCAPPED, text, now)
 
     async def _is_framework_capped(self, created: str) -> bool:
         command = capping.check_framework_cap()

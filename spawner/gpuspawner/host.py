@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from gpuspawner.errors import (
 from gpuspawner.exits import Exit
 from gpuspawner.health import HealthBook
 from gpuspawner.keeping import Keeper
-from gpuspawner.model import LeaseState, Offer
+from gpuspawner.model import Device, LeaseState, Offer
 from gpuspawner.notices import Notices
 from gpuspawner.offers import from_machine
 from gpuspawner.pool import Pool
@@ -320,7 +320,7 @@ class Host:
     async def _read_devices(self) -> None:
         try:
             devices = await self.probe.list_devices()
-            is_new = {d.uuid for d in devices} != self.pool.devices.keys()
+            is_new = _uuids(devices) != _uuids(self.pool.devices.values())
             topology = await self.probe.topology() if devices and is_new else None
             self.pool.see(devices, datetime.now(UTC), topology)
         except ProbeFailed as error:
@@ -474,3 +474,8 @@ class Host:
         """Note that the lease's user has so many of the messages."""
         self._notices.n_delivered[lease_id] = n
         self._notices_file.changed()
+
+
+def _uuids(devices: Iterable[Device]) -> set[str]:
+    """Return the identities of devices and of their MIG instances."""
+    return {u for d in devices for u in (d.uuid, *(i.uuid for i in d.instances))}

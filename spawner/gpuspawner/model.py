@@ -100,6 +100,11 @@ class Slot:
         kind = " MIG" if self.kind is SlotKind.MIG else ""
         return f"{self.device.name}{kind} {self.profile}".rstrip()
 
+    @property
+    def label(self) -> str:
+        """The id with the device's: held also when MIG was switched off meanwhile."""
+        return f"{self.device.uuid}/{self.id}" if self.kind is SlotKind.MIG else self.id
+
     def __str__(self) -> str:
         part = f", {self.profile}" if self.profile else ""
         return f"GPU {self.device.index} ({self.device.name}{part})"

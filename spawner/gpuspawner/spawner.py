@@ -100,7 +100,10 @@ class GPUDockerSpawner(StartingSpawner):
         kept = {t.request: t.id for t in pool.queue.tickets if t.owner == self.owner}
         if kept:
             notices[KEPT_PLACE] = "info"
-        rows = [self._row(offer, kept.get(offer.request, "")) for offer in available]
+        rows = []
+        for offer in available:
+            rows.append(self._row(offer, kept.get(offer.request, "")))
+            await asyncio.sleep(0)  # an estimate can take milliseconds; others wait
         return form.render(rows, notices=notices)
 
     def _row(self, offer: Offer, kept: str) -> form.Row:

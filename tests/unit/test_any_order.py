@@ -613,7 +613,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert placed <= ours.keys() <= leases.keys()
         assert leases.keys() - ours.keys() <= self.starting.keys()
         for name, found in ours.items():
-            assert [s.id for s in leases[name].slots] == list(c.slots_of(found))
+            assert [s.label for s in leases[name].slots] == list(c.slots_of(found))
 
     # -- what always holds
 

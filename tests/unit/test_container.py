@@ -1,6 +1,7 @@
 """A lease written as a container: exactly its devices, its limits, nothing else."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,16 @@ from docker.types import HostConfig
 from gpuspawner import container as c
 from gpuspawner.exits import describe, human_bytes
 from gpuspawner.form import Row, render
-from gpuspawner.model import Container, Device, Lease, Owner, whole
+from gpuspawner.model import (
+    Container,
+    Device,
+    Instance,
+    Lease,
+    Owner,
+    Slot,
+    SlotKind,
+    whole,
+)
 from gpuspawner.offers import from_machine, limits
 
 GIB = 2**30
@@ -128,3 +138,16 @@ def test_the_form_chooses_what_can_start_now_and_escapes_everything() -> None:
     never = [Row(gpu, "all broken", is_possible=False)]
     assert 'value="1-gpu" disabled' in render(never, notices={})
     assert "&lt;b&gt;hello" in page
+
+
+def test_a_mig_instance_is_held_under_its_device_and_comes_with_its_own_nodes() -> None:
+    """The label names both; one instance more in the container is found."""
+    part = Instance("MIG-1", "1g.10gb", 10 * GIB, 1)
+    split = replace(GPU, is_split=True, instances=(part,))
+    slot = Slot(split, part.uuid, SlotKind.MIG, part.memory_bytes, part.profile)
+    lease = Lease("ls_3", Owner("ann", ""), (slot,))
+    assert c.labels("here", lease, "name")[c.SLOTS] == "GPU-3/MIG-1"
+    assert c.labels("here", lease, "name")[c.DEVICES] == "MIG-1"
+    script = c.check_devices(lease)[-1]
+    assert '[ "$#" = "2" ]' in script
+    assert "nvidia-caps" not in c.check_devices(LEASE)[-1]
