@@ -103,7 +103,9 @@ class Slot:
     @property
     def label(self) -> str:
         """The id with the device's: held also when MIG was switched off meanwhile."""
-        return f"{self.device.uuid}/{self.id}" if self.kind is SlotKind.MIG else self.id
+        is_known = self.device.uuid != self.id  # else the device is a stand-in
+        is_part = self.kind is SlotKind.MIG and is_known
+        return f"{self.device.uuid}/{self.id}" if is_part else self.id
 
     def __str__(self) -> str:
         part = f", {self.profile}" if self.profile else ""
