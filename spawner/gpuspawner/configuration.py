@@ -2,8 +2,8 @@
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any as Anything
 from typing import ClassVar
@@ -24,14 +24,12 @@ from traitlets import (
     validate,
 )
 
-from gpuspawner import offers
-from gpuspawner.container import ConfigurationError
+from gpuspawner import settings
 from gpuspawner.engine import CALL_TIMEOUT_S, DockerEngine
 from gpuspawner.host import Host, Policy
-from gpuspawner.model import Offer, SlotKind, SlotRequest
+from gpuspawner.model import Offer
 from gpuspawner.ports import EveryMachineOffer, PlaceholderMeter
 from gpuspawner.probe import NvmlProbe
-from gpuspawner.tickets import Priority
 
 HUB_ID_FILE = "gpuspawner_hub_id"
 HUB_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
@@ -232,11 +230,8 @@ class ConfiguredSpawner(DockerSpawner):
                 NvmlProbe(log=self.log),
                 self.log,
                 Policy(
-                    shares=_counts("shares", self.shares),
-                    keep_intact={
-                        int(size): n
-                        for size, n in _counts("keep_intact", self.keep_intact).items()
-                    },
+                    shares=settings.read_counts("shares", self.shares),
+                    keep_intact=settings.read_groups(self.keep_intact),
                     bystanders=frozenset(self.bystanders),
                     queue_timeout_s=self.queue_timeout,
                     sample_every_s=self.sample_interval,
@@ -269,7 +264,7 @@ class ConfiguredSpawner(DockerSpawner):
         Raises:
             ConfigurationError: An entry lacks or garbles something.
         """
-        return tuple(_offer(row) for row in self.offers)
+        return tuple(settings.read_offer(row) for row in self.offers)
 
     def course_now(self, groups: Sequence[str], now: datetime) -> str:
         """Return which of a user's groups has its window now, "" if none.
@@ -279,64 +274,7 @@ class ConfiguredSpawner(DockerSpawner):
         Raises:
             ConfigurationError: A window lacks or garbles something.
         """
-        windows = [_window(row, now) for row in self.priority_windows]
+        windows = [settings.read_window(row, now) for row in self.priority_windows]
         self.host.pool.priorities = windows
         open_now = {w.course for w in windows if w.starts_at <= now < w.ends_at}
         return next((group for group in groups if group in open_now), "")
-
-
-def _offer(row: dict[str, Anything]) -> Offer:
-    try:
-        limits = offers.limits(int(row["memory_bytes"]), float(row["n_cpus"]))
-        request = SlotRequest(
-            int(row["n_gpus"]),
-            SlotKind(row.get("gpu_kind", SlotKind.DEVICE)),
-            str(row.get("gpu_type", "")),
-            int(row.get("gpu_memory_bytes", 0)),
-            bool(row.get("connected", False)),
-        )
-        if request.n_slots < 0:
-            raise ConfigurationError(
-                f"GPUDockerSpawner.offers: {row} asks for fewer than 0 GPUs"
-            )
-        return Offer(str(row["name"]), str(row["title"]), request, limits)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"GPUDockerSpawner.offers: {row} lacks or garbles {error}"
-        ) from error
-
-
-def _counts(name: str, found: Mapping[Anything, Anything]) -> dict[str, int]:
-    """Return a mapping to whole numbers of at least 1, its keys as text.
-
-    Raises:
-        ConfigurationError: Something else.
-    """
-    for key, value in found.items():
-        if type(value) is not int or value < 1:
-            raise ConfigurationError(
-                f"GPUDockerSpawner.{name}: {key!r} is {value!r}; it must be a whole "
-                "number of at least 1"
-            )
-    return {str(key): value for key, value in found.items()}
-
-
-def _window(row: Mapping[str, Anything], now: datetime) -> Priority:
-    """Return a window's occurrence that is open now or was the last one."""
-    try:
-        start = datetime.fromisoformat(row["start"])
-        end = datetime.fromisoformat(row["end"])
-        every = timedelta(days=float(row.get("every_days", 0)))
-        if every and now > start:
-            past = (now - start) // every * every
-            start, end = start + past, end + past
-        found = Priority(str(row["group"]), start, end)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"GPUDockerSpawner.priority_windows: {row} lacks or garbles {error}"
-        ) from error
-    if found.starts_at >= found.ends_at:
-        raise ConfigurationError(
-            f"GPUDockerSpawner.priority_windows: {row} ends before it starts"
-        )
-    return found
