@@ -21,7 +21,7 @@ from gpuspawner import admission, counting, exits, offers, waiting
 from gpuspawner.creation import CLEANUP_GRACE_S, CreatingSpawner
 from gpuspawner.doorway import BootTimedOut
 from gpuspawner.errors import EngineRefused, GPUSpawnerError, Refusal
-from gpuspawner.model import Lease, Offer
+from gpuspawner.model import Lease, Offer, SlotKind
 from gpuspawner.progress import Progress
 from gpuspawner.tickets import Place, Ticket
 
@@ -295,7 +295,9 @@ class StartingSpawner(CreatingSpawner):
 def _granted(lease: Lease) -> str:
     if not lease.slots:
         return "A CPU server is yours"
-    return f"{' and '.join(map(str, lease.slots))}: yours alone"
+    names = " and ".join(map(str, lease.slots))
+    is_shared = any(slot.kind is SlotKind.SHARE for slot in lease.slots)
+    return f"{names}: " + ("a share of it is yours" if is_shared else "yours alone")
 
 
 def _failure(status: int, text: str) -> web.HTTPError:
