@@ -218,7 +218,3 @@ def is_counted(code: str) -> bool:
         and number.isdecimal()
         and xids.look_up(int(number)).consequence is Consequence.COUNT
     )
-
-
-def _code(event: Event) -> str:
-    return f"{event.kind}-{event.code}"
