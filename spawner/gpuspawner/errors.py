@@ -7,6 +7,7 @@ GPUSpawnerError
 │   └── NotReady           the truth about the machine is not known yet
 ├── EngineUnknown        the engine did not answer: nothing is known, nothing stopped
 ├── EngineRefused        the engine answered no, with a sentence
+├── MeterFailed          the ledger does not answer: nothing was charged or reserved
 ├── ProbeFailed          NVML cannot say which devices there are
 └── StoreFailed          a file that must outlive the hub cannot be read or written
 """
@@ -41,6 +42,17 @@ class NotReady(Refusal):
 
     reason = "unknown"
     http_status = 503
+
+
+class NotPayable(Refusal):
+    """The tokens do not suffice, or a slot has no price."""
+
+    reason = "balance"
+    http_status = 402
+
+
+class MeterFailed(GPUSpawnerError):
+    """The ledger does not answer; nothing was changed, and it may be tried again."""
 
 
 class EngineUnknown(GPUSpawnerError):

@@ -273,20 +273,100 @@ class Container:
         return self.status in {"running", "paused", "restarting"}
 
 
+CPU_TYPE = "cpu"
+"""What a server without a slot is priced by, as others are by `Slot.type`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whose tokens a server burns.
+
+    Attributes:
+        owner: The server.
+        groups: Its user's groups, now.
+        course: The one of these groups that it is started for, "" for none.
+    """
+
+    owner: Owner
+    groups: tuple[str, ...] = ()
+    course: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a server would cost.
+
+    Attributes:
+        per_hour: Microtokens per hour, None if this hub does not meter or knows no
+            price.
+        refusal: A sentence why it cannot be paid for now, "" if it can.
+    """
+
+    per_hour: int | None = None
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a lease's user must be told, or why the lease must end, for its tokens.
+
+    Attributes:
+        lease_id: Which.
+        text: A sentence for its user.
+        must_end: The tokens are used up: its server is to be stopped, gracefully.
+    """
+
+    lease_id: str
+    text: str
+    must_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What settling found.
+
+    Attributes:
+        verdicts: See Verdict; each warning once.
+        next_at: When something is due again; None: whenever.
+    """
+
+    verdicts: tuple[Verdict, ...] = ()
+    next_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnd:
+    """The end of a lease, as far as its charge is concerned.
+
+    Attributes:
+        at: When its container ended; None: nobody knows, so what is settled stands.
+        reason: Like `Exit.reason`.
+        is_failed_start: It never came up for its user: nothing is charged.
+        broke_at: From then on the platform was broken: not charged. None: it was not.
+    """
+
+    at: datetime | None
+    reason: str
+    is_failed_start: bool = False
+    broke_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """A user's tokens as the welcome notebook shows them.
 
     Attributes:
-        provider: Who says so.
+        provider: Who says so: "torchroom", or "placeholder".
         is_placeholder: No ledger stands behind it.
-        balance_microtokens: None if unknown.
-        rate_microtokens_per_s: What this lease burns; None if unknown.
+        balance_microtokens: What can be spent; None if unknown.
+        rate_microtokens_per_hour: What this lease burns; None if unknown.
         note: One sentence.
+        url: Where the server asks for newer figures, "" if nowhere.
     """
 
     provider: str
     is_placeholder: bool
     balance_microtokens: int | None
-    rate_microtokens_per_s: int | None
+    rate_microtokens_per_hour: int | None
     note: str
+    url: str = ""

@@ -1,10 +1,22 @@
 """What the plugin needs from the world. Adapters implement these; tests may too."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from gpuspawner.links import Topology
-from gpuspawner.model import Container, Device, Lease, Offer, Owner, Statement
+from gpuspawner.model import (
+    Container,
+    Device,
+    Lease,
+    LeaseEnd,
+    Offer,
+    Owner,
+    Payer,
+    Quote,
+    Settlement,
+    Statement,
+)
 from gpuspawner.sample import Sweep
 
 
@@ -89,9 +101,61 @@ class Offers(Protocol):
 
 
 class Meter(Protocol):
-    """Tokens; the ledger will stand behind it."""
+    """Prices, and whose tokens pay for a lease. A ledger stands behind it.
 
-    async def statement(self, lease: Lease) -> Statement:
+    Every method may raise Refusal (the user reads why) or MeterFailed (nothing was
+    changed; it may be tried again). All are safe to repeat. Times are the plugin's, and
+    they never step: see `clock`.
+    """
+
+    async def courses(self, groups: Sequence[str]) -> Mapping[str, str]:
+        """Return which of these groups a server can be started for: name -> title."""
+        ...
+
+    async def quote(
+        self, payer: Payer, choices: Sequence[Sequence[str]], at: datetime
+    ) -> Sequence[Quote]:
+        """Return what servers would cost, one answer for each choice.
+
+        Args:
+            payer: Who would pay.
+            choices: Of each server the types of all its slots, (CPU_TYPE,) if none.
+            at: Now.
+        """
+        ...
+
+    async def hold(self, lease: Lease, payer: Payer, at: datetime) -> None:
+        """Reserve what the first minutes of a lease cost, at the price of its slots.
+
+        Raises:
+            Refusal: It cannot be paid for; nothing is reserved.
+        """
+        ...
+
+    async def ready(self, lease_id: str, at: datetime) -> None:
+        """Let the meter run from this moment; a second call changes nothing."""
+        ...
+
+    async def settle(self, running: Mapping[str, datetime]) -> Settlement:
+        """Charge leases for what they used.
+
+        Args:
+            running: Lease id -> a moment at which it certainly ran.
+        """
+        ...
+
+    async def end(self, lease_id: str, end: LeaseEnd) -> None:
+        """Charge the rest, give the reserve back; a second call changes nothing."""
+        ...
+
+    async def open_leases(self) -> Mapping[str, datetime | None]:
+        """Return the leases that have not ended -> until when each is charged.
+
+        None: its meter does not run yet.
+        """
+        ...
+
+    async def statement(self, lease: Lease, payer: Payer, at: datetime) -> Statement:
         """Return the owner's balance and what this lease burns."""
         ...
 
@@ -110,14 +174,49 @@ class EveryMachineOffer:
 
 
 class PlaceholderMeter:
-    """PLACEHOLDER until the ledger exists: no tokens are counted, and it says so."""
+    """For a hub without a ledger: no tokens are counted, and it says so."""
 
-    async def statement(self, lease: Lease) -> Statement:  # noqa: ARG002
+    async def courses(self, groups: Sequence[str]) -> Mapping[str, str]:  # noqa: ARG002
+        """Return {}."""
+        return {}
+
+    async def quote(
+        self,
+        payer: Payer,  # noqa: ARG002 - the port's signature
+        choices: Sequence[Sequence[str]],
+        at: datetime,  # noqa: ARG002
+    ) -> Sequence[Quote]:
+        """Return no prices and no refusals."""
+        return [Quote() for _ in choices]
+
+    async def hold(self, lease: Lease, payer: Payer, at: datetime) -> None:
+        """Do nothing."""
+
+    async def ready(self, lease_id: str, at: datetime) -> None:
+        """Do nothing."""
+
+    async def settle(self, running: Mapping[str, datetime]) -> Settlement:  # noqa: ARG002
+        """Find nothing."""
+        return Settlement()
+
+    async def end(self, lease_id: str, end: LeaseEnd) -> None:
+        """Do nothing."""
+
+    async def open_leases(self) -> Mapping[str, datetime | None]:
+        """Return {}."""
+        return {}
+
+    async def statement(
+        self,
+        lease: Lease,  # noqa: ARG002
+        payer: Payer,  # noqa: ARG002
+        at: datetime,  # noqa: ARG002
+    ) -> Statement:
         """Return a statement without figures."""
         return Statement(
             provider="placeholder",
             is_placeholder=True,
             balance_microtokens=None,
-            rate_microtokens_per_s=None,
-            note="Tokens are not metered on this hub yet: nothing is charged.",
+            rate_microtokens_per_hour=None,
+            note="Tokens are not metered on this hub: nothing is charged.",
         )
