@@ -32,12 +32,13 @@ test: ## run all tests from a clean state (what CI runs)
 	@$(PYTHON) tests/testbed/run.py
 
 test-fast: setup ## run the tests that need no engine
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest tests/unit tests/ledger
 
 bench: ## measure, side by side with what people would run instead (about 10 minutes)
 	@$(PYTHON) bench/class_start.py
 	@$(BIN)/python bench/choice.py
 	@$(BIN)/python bench/pool.py
+	@$(BIN)/python bench/ledger.py
 
 lint: setup ## check style
 	@$(BIN)/ruff check && $(BIN)/ruff format --check

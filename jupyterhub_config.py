@@ -3,11 +3,15 @@
 import os
 
 from gpuspawner import window
-from torchroom import login, pages, settings
+from torchroom import login, metering, pages, settings
+from torchroom.console import scopes
 
 c = get_config()  # noqa: F821 - JupyterHub provides it
 here = settings.read(os.environ)
 local = login.local_login(here.data_dir)
+ledger = metering.open_ledger(here.ledger)
+console_url = f"http://hub:{here.console_port}"
+spawner_class = metering.spawner_class(ledger, f"{console_url}{metering.API}")
 
 # Hub and proxy. Servers go on when the hub restarts.
 c.JupyterHub.hub_bind_url = "http://0.0.0.0:8081"
@@ -28,20 +32,48 @@ c.SharedPasswordAuthenticator.admin_password = local.admin_password
 c.Authenticator.admin_users = {local.admin_user}
 c.Authenticator.allow_all = True
 
+# Tokens: the service with their REST API, and who may do what with them. A user may read and
+# spend the own ones, a server may read its owner's balance.
+c.JupyterHub.services = [
+    {
+        "name": scopes.SERVICE,
+        "url": console_url,
+        "command": metering.CONSOLE,
+        "environment": settings.of_console(os.environ),
+        "oauth_no_confirm": True,
+        "oauth_client_allowed_scopes": list(scopes.OF_PAGE),
+    }
+]
+c.JupyterHub.custom_scopes = scopes.CUSTOM_SCOPES
+c.JupyterHub.extra_user_scopes = {scopes.EVERYBODY, scopes.ACCESS}
+c.Spawner.server_token_scopes = list(scopes.SERVER)
+
 # What admins see of the GPUs: /hub/gpus, /hub/api/gpus, /hub/metrics.
-c.JupyterHub.extra_handlers = window.handlers()
+c.JupyterHub.extra_handlers = window.handlers(spawner_class)
 c.JupyterHub.load_roles = [
     {
         "name": "gpu-admin",
         "description": "See who holds which GPU, take GPUs out of service",
         "scopes": list(window.SCOPES),
         "users": [local.admin_user],
-    }
+    },
+    {
+        "name": "token-admin",
+        "description": "Grant tokens, set prices and budgets, see everybody's statements",
+        "scopes": [scopes.ADMIN],
+        "users": [local.admin_user],
+    },
+    {
+        "name": "token-service",
+        "description": "Read who is in which course",
+        "scopes": list(scopes.OF_SERVICE),
+        "services": [scopes.SERVICE],
+    },
 ]
 c.JupyterHub.template_paths = [pages.TEMPLATES]
 
 # What they get.
-c.JupyterHub.spawner_class = "gpu-docker"
+c.JupyterHub.spawner_class = spawner_class
 c.GPUDockerSpawner.hub_id = here.hub_id
 c.GPUDockerSpawner.image = here.user_image
 c.GPUDockerSpawner.pull_policy = "ifnotpresent"

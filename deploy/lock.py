@@ -32,6 +32,8 @@ COMPILED = {
     "images/pytorch/requirements.lock": ["--override", "requirements-overrides.txt"],
     "hub/build-requirements.lock": [],
     "hub/proxy/requirements.lock": [],
+    # JupyterHub and SQLAlchemy of the very versions that the hub has
+    "bench/credit_service/requirements.lock": ["-c", "../../hub/requirements.lock"],
 }
 NODE = "hub/proxy/package-lock.json"
 

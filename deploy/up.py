@@ -28,7 +28,8 @@ def main() -> None:
     with step("GPUs") as current:
         values, current.detail = gpus.variables(wanted)
     with step("hub and proxy") as current:
-        compose.write_variables(wanted, {**_variables(user_image), **values})
+        variables = {**_variables(user_image), **values, **settings.files()}
+        compose.write_variables(wanted, variables)
         compose.must(
             command, wanted, "up", "--detach", "--no-build", "--remove-orphans"
         )

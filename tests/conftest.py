@@ -1,8 +1,9 @@
 """What every test may use, and what happens to those that cannot run here.
 
-A test marked ``docker``, ``browser`` or ``gpu`` that cannot run is skipped with the
-reason, and the end of the run counts these. ``REQUIRE=docker,browser`` turns such skips
-into failures: a run that must not skip cannot look green by skipping.
+A test marked ``docker``, ``postgres``, ``browser`` or ``gpu`` that cannot run is
+skipped with the reason, and the end of the run counts these. With
+``REQUIRE=docker,postgres`` such skips are failures: a run that must not skip cannot
+look green by skipping.
 """
 
 import functools
@@ -20,6 +21,7 @@ from playwright.sync_api import Browser, Page
 from testbed.browser import CHROMIUM, chromium, fresh_page
 from testbed.engine_proxy import EngineProxy
 from testbed.hub import Deployment, User, crowd
+from testbed.postgres import Postgres, why_no_postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = Path(os.environ.get("TORCHROOM_TEST_CACHE", ROOT / ".cache")) / "logs"
@@ -56,12 +58,18 @@ def why_no_gpu() -> str:
     return "" if listing.returncode == 0 else "no real NVIDIA GPU (nvidia-smi fails)"
 
 
+MARKS = {
+    "docker": why_no_docker,
+    "postgres": why_no_postgres,
+    "browser": why_no_browser,
+    "gpu": why_no_gpu,
+}
+
+
 @functools.cache
 def why_not(mark: str) -> str:
     """Why tests with this mark cannot run here; empty if they can."""
-    return {"docker": why_no_docker, "browser": why_no_browser, "gpu": why_no_gpu}[
-        mark
-    ]()
+    return MARKS[mark]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, or fail if REQUIRE says so, what cannot run here."""
-    for mark in ("docker", "browser", "gpu"):
+    for mark in MARKS:
         if item.get_closest_marker(mark) is None or not (reason := why_not(mark)):
             continue
         if mark in REQUIRED:
@@ -144,6 +152,13 @@ def people(deployment: Deployment) -> Iterator[Callable[[str], User]]:
     """Makes users for one test; see `testbed.hub.crowd`."""
     with crowd(deployment) as make:
         yield make
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The run's own PostgreSQL server."""
+    with Postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from toolbox.console import Failure
 from toolbox.places import ROOT
 
 MOST_SIMULATED = 32
+_FILES = ("TORCHROOM_PRICES", "TORCHROOM_TOPUP_SECRET_FILE")
 _LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
 
@@ -57,6 +58,21 @@ def parse(text: str) -> dict[str, str]:
                 value = re.split(r"(?:^|\s)#", value)[0].rstrip()
             found[name] = value
     return found
+
+
+def files() -> dict[str, str]:
+    """Variables that name a file, as far as they are set -> its whole path."""
+    return {name: _file(name) for name in _FILES if os.environ.get(name)}
+
+
+def _file(name: str) -> str:
+    path = ROOT / os.environ[name]
+    if not path.is_file():
+        raise Failure(
+            f"{name} is {os.environ[name]!r}; there is no such file",
+            "name a file on this machine; a relative path begins in the repository.",
+        )
+    return str(path.resolve())
 
 
 def _number(name: str, default: int, least: int, most: int) -> int:

@@ -1,12 +1,49 @@
 """Settings from the environment: read once, checked, in one place."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from torchroom.ledger.amounts import parse_tokens
+from torchroom.ledger.errors import BadInput
+from torchroom.ledger.policy import Policy
+
+MINUTE_S = 60
+WARN_MINUTES_MAX = 7 * 24 * 60
+PORT_MAX = 65535
+SECRET_LENGTH_MIN = 32
+LEDGER_URLS = ("sqlite:///", "postgresql://")
+LEDGER_VARIABLES = (
+    "TORCHROOM_DATA_DIR",
+    "TORCHROOM_LEDGER_URL",
+    "TORCHROOM_PRICES",
+    "TORCHROOM_WELCOME_TOKENS",
+    "TORCHROOM_HOLD_MINUTES",
+    "TORCHROOM_WARN_MINUTES",
+    "TORCHROOM_TOPUP_SECRET_FILE",
+)
+"""What the console needs of the hub's environment; it inherits nothing else."""
 
 
 class SettingError(Exception):
     """A variable has a value that cannot be used; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """What hub, console and command line must agree on about tokens.
+
+    Attributes:
+        url: The ledger's database; may contain a password.
+        prices_file: Read once, into an empty price table; None: the packaged example.
+        policy: How much is held, when people are warned, what a new user gets.
+        topup_secret: Shared with whoever sends top-ups; "": none are taken.
+    """
+
+    url: str = field(repr=False)
+    prices_file: Path | None
+    policy: Policy
+    topup_secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +59,19 @@ class Settings:
     proxy_api_url: str
     welcome_dir: Path
     home_policy: str
+    console_port: int
+    console_environment: dict[str, str]
+    ledger: LedgerSettings
 
 
 def read(env: Mapping[str, str]) -> Settings:
-    """Return the settings.
+    """Return the hub's settings.
 
     Raises:
         SettingError: A value is missing or not one of those allowed.
     """
     return Settings(
-        data_dir=Path(env.get("TORCHROOM_DATA_DIR", ".")),
+        data_dir=_data_dir(env),
         user_image=_required(env, "TORCHROOM_USER_IMAGE"),
         network=env.get("TORCHROOM_NETWORK", "torchroom-servers"),
         hub_id=env.get("TORCHROOM_HUB_ID", "torchroom"),
@@ -40,7 +80,37 @@ def read(env: Mapping[str, str]) -> Settings:
         proxy_api_url=env.get("TORCHROOM_PROXY_API_URL", "http://proxy:8001"),
         welcome_dir=Path(env.get("TORCHROOM_WELCOME_DIR", "/srv/torchroom/welcome")),
         home_policy=_one_of(env, "TORCHROOM_HOME_POLICY", ("keep", "delete")),
+        console_port=_within(env, "TORCHROOM_CONSOLE_PORT", 8082, 1, PORT_MAX),
+        console_environment=of_console(env),
+        ledger=read_ledger(env),
     )
+
+
+def read_ledger(env: Mapping[str, str]) -> LedgerSettings:
+    """Return the ledger's settings; needs none of the hub's others.
+
+    Raises:
+        SettingError: As `read`.
+    """
+    return LedgerSettings(
+        url=_ledger_url(env),
+        prices_file=_file(env, "TORCHROOM_PRICES"),
+        policy=Policy(
+            hold_s=MINUTE_S * _hold_minutes(env),
+            warn_s=_minutes(env, "TORCHROOM_WARN_MINUTES", "30,10,2"),
+            welcome=_tokens(env, "TORCHROOM_WELCOME_TOKENS", "100"),
+        ),
+        topup_secret=_secret(env, "TORCHROOM_TOPUP_SECRET_FILE"),
+    )
+
+
+def of_console(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what of the environment the console gets."""
+    return {name: env[name] for name in LEDGER_VARIABLES if env.get(name)}
+
+
+def _data_dir(env: Mapping[str, str]) -> Path:
+    return Path(env.get("TORCHROOM_DATA_DIR", "."))
 
 
 def _required(env: Mapping[str, str], name: str) -> str:
@@ -62,3 +132,78 @@ def _count(env: Mapping[str, str], name: str) -> int:
     if not value.isdecimal():
         raise SettingError(f"{name} is {value!r}; it must be a whole number.")
     return int(value)
+
+
+def _within(
+    env: Mapping[str, str], name: str, default: int, least: int, most: int
+) -> int:
+    value = env.get(name) or str(default)
+    # As many digits as the most: int() refuses thousands of them with its own words.
+    if not (value.isdecimal() and len(value) <= len(str(most))) or not (
+        least <= int(value) <= most
+    ):
+        raise SettingError(
+            f"{name} is {value!r}; it must be a whole number from {least} to {most}."
+        )
+    return int(value)
+
+
+def _hold_minutes(env: Mapping[str, str]) -> int:
+    least, most = 2, 24 * 60  # a hold outlives the time that a server needs to stop
+    return _within(env, "TORCHROOM_HOLD_MINUTES", 10, least, most)
+
+
+def _minutes(env: Mapping[str, str], name: str, default: str) -> tuple[int, ...]:
+    value = env.get(name) or default
+    try:
+        found = {
+            _within({name: part.strip()}, name, 0, 1, WARN_MINUTES_MAX)
+            for part in value.split(",")
+        }
+    except SettingError as error:
+        raise SettingError(
+            f"{name} is {value!r}; it must be whole minutes from 1 to "
+            f"{WARN_MINUTES_MAX} with commas between them, like {default}."
+        ) from error
+    return tuple(minutes * MINUTE_S for minutes in sorted(found, reverse=True))
+
+
+def _tokens(env: Mapping[str, str], name: str, default: str) -> int:
+    try:
+        return parse_tokens(env.get(name) or default)
+    except BadInput as error:
+        raise SettingError(f"{name}: {error}") from error
+
+
+def _ledger_url(env: Mapping[str, str]) -> str:
+    name = "TORCHROOM_LEDGER_URL"
+    url = env.get(name) or f"sqlite:///{_data_dir(env) / 'ledger.sqlite'}"
+    if not url.startswith(LEDGER_URLS):  # not shown: it may contain a password
+        raise SettingError(f"{name} must begin with {' or '.join(LEDGER_URLS)}.")
+    return url
+
+
+def _file(env: Mapping[str, str], name: str) -> Path | None:
+    value = env.get(name)
+    if not value:
+        return None
+    if not Path(value).is_file():
+        raise SettingError(f"{name} is {value!r}; there is no such file.")
+    return Path(value)
+
+
+def _secret(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name)
+    if not value:
+        return ""
+    try:
+        secret = Path(value).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not plain text"
+        raise SettingError(f"{name}: {value} cannot be read: {reason}.") from error
+    if secret and len(secret) < SECRET_LENGTH_MIN:
+        raise SettingError(
+            f"{name}: the secret in {value} is shorter than {SECRET_LENGTH_MIN} "
+            "characters. Make a new one: openssl rand -hex 32"
+        )
+    return secret

@@ -158,14 +158,23 @@ class ConfiguredSpawner(DockerSpawner):
 
     state_dir = Unicode(
         ".",
-        help="""Folder of the hub where the queue and the health of the GPUs are kept
-        over a restart.""",
+        help="""Folder of the hub where the queue, the health of the GPUs and what the
+        meter must still learn are kept over a restart.""",
     ).tag(config=True)
 
     check_devices = Bool(
         True, help="Compare /dev in every started GPU server with its lease."
     ).tag(config=True)
 
+    meter_interval = Float(
+        60.0,
+        min=1.0,
+        help="""Seconds between two looks of the meter at running servers. What is
+        charged does not depend on it; how soon a user is warned does.""",
+    ).tag(config=True)
+
+    # Not from the configuration: traitlets would copy it for every spawner. Give it by
+    # @default("meter") in a subclass; all servers share the one that comes first.
     meter = Any(help="A gpuspawner.ports.Meter.")
     offer_policy = Any(help="A gpuspawner.ports.Offers.")
 
@@ -236,8 +245,10 @@ class ConfiguredSpawner(DockerSpawner):
                     queue_timeout_s=self.queue_timeout,
                     sample_every_s=self.sample_interval,
                     clean_within_s=self.clean_within,
+                    meter_every_s=self.meter_interval,
                     state_dir=Path(self.state_dir),
                 ),
+                meter=self.meter,
             )
         return cls._host
 

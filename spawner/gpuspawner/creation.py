@@ -9,12 +9,12 @@ from typing import Any
 from jupyterhub import orm
 from traitlets import Unicode
 
-from gpuspawner import capping, homes, incontainer, seeding
+from gpuspawner import capping, exits, homes, incontainer, seeding
 from gpuspawner import container as c
 from gpuspawner.configuration import ConfiguredSpawner
 from gpuspawner.errors import EngineRefused, GPUSpawnerError, ProbeFailed
 from gpuspawner.faults import Finding
-from gpuspawner.model import Lease, Limits, Owner, Slot, SlotKind
+from gpuspawner.model import Lease, Limits, Owner, Payer, Slot, SlotKind
 from gpuspawner.processes import Processes
 from gpuspawner.progress import Progress
 
@@ -48,7 +48,10 @@ class CreatingSpawner(ConfiguredSpawner):
                 "change GPUDockerSpawner.name_template or remove it"
             )
         await self.host.end(
-            found.labels.get(c.LEASE, ""), found.id, timeout_s=CLEANUP_GRACE_S
+            found.labels.get(c.LEASE, ""),
+            found.id,
+            timeout_s=CLEANUP_GRACE_S,
+            why=exits.NOT_CLAIMED,
         )
 
     async def make_home(self) -> None:
@@ -133,7 +136,9 @@ class CreatingSpawner(ConfiguredSpawner):
             value = await value
         return dict(self._render_templates(value))
 
-    async def fill(self, created: str, lease: Lease, limits: Limits) -> None:
+    async def fill(
+        self, created: str, lease: Lease, limits: Limits, payer: Payer
+    ) -> None:
         """Deliver files and seed the home; one that cannot be seeded still starts."""
         engine = self.host.engine
         delivered = {
@@ -143,9 +148,8 @@ class CreatingSpawner(ConfiguredSpawner):
         }
         if _share(lease):
             delivered |= incontainer.memory_cap_files()
-        await homes.deliver(
-            engine, created, delivered, await self._facts(lease, limits)
-        )
+        facts = await self._facts(lease, limits, payer)
+        await homes.deliver(engine, created, delivered, facts)
         if not self.seed_home:
             return
         files = homes.read_tree(Path(self.seed_home))
@@ -159,7 +163,9 @@ class CreatingSpawner(ConfiguredSpawner):
         for new, edited in laid.beside.items():
             self._progress.say(50, f"{edited} has a new version: {new}")
 
-    async def _facts(self, lease: Lease, limits: Limits) -> dict[str, object]:
+    async def _facts(
+        self, lease: Lease, limits: Limits, payer: Payer
+    ) -> dict[str, object]:
         probe = self.host.probe
         why = probe.absence or "This server was started without a GPU."
         return {
@@ -184,7 +190,7 @@ class CreatingSpawner(ConfiguredSpawner):
                 device.is_simulated for device in self.host.pool.devices.values()
             ),
             "limits": asdict(limits),
-            "tokens": asdict(await self.meter.statement(lease)),
+            "tokens": asdict(await self.host.metering.statement(lease, payer)),
         }
 
     async def check(self, created: str, lease: Lease) -> None:

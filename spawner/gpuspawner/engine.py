@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
 from typing import Any
 
@@ -31,12 +31,15 @@ N_CALLS = 32  # at once; Docker serialises what it must
 N_PULLS = 4
 TAR_OVERHEAD = 64 * 1024  # headers and padding around one file
 GONE_DEADLINE_S = 60.0
+STOPPED_DEADLINE_S = 10.0  # after the engine said that it stopped
 CHECK_DEADLINE_S = 20.0
 # Go's os.FileMode, as in the engine's X-Docker-Container-Path-Stat header.
 GO_MODE_DIR = 1 << 31
 GO_MODE_NOT_REGULAR = GO_MODE_DIR | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 19
 
 NOT_FOUND, CONFLICT, SERVER_ERROR = 404, 409, 500
+EVENTS_DEADLINE_S = 20.0
+EVER = 1  # events since then; 0 would be none
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +115,29 @@ class DockerEngine:
                 return None
             raise EngineUnknown(str(error)) from error
 
-    async def remove(self, name: str, *, timeout_s: int = 10) -> None:
+    async def stop(self, name: str, *, timeout_s: int = 10) -> Container | None:
+        """See `Engine.stop`. Safe to call twice and at the same time."""
+        found = await self.inspect(name)
+        if found is None or not found.is_running:
+            return found
+        try:
+            await self.call("stop", found.id, timeout=timeout_s)
+        except EngineRefused as error:
+            if error.status not in {NOT_FOUND, CONFLICT}:
+                raise
+        deadline = time.monotonic() + STOPPED_DEADLINE_S
+        while (stopped := await self.inspect(found.id)) and stopped.is_running:
+            if time.monotonic() > deadline:
+                raise EngineUnknown(f"container {found.name} does not stop")
+            await asyncio.sleep(0.1)
+        return stopped
+
+    async def remove(self, name: str) -> None:
         """See `Engine.remove`. Safe to call twice and at the same time."""
         found = await self.inspect(name)
         if found is None:
             return
         try:
-            if found.is_running:
-                await self.call("stop", found.id, timeout=timeout_s)
             await self.call("remove_container", found.id, force=True, v=True)
         except EngineRefused as error:
             if error.status not in {NOT_FOUND, CONFLICT}:
@@ -259,6 +277,30 @@ class DockerEngine:
 
         return int(await self._run(work))
 
+    async def died_at(self, labels: Mapping[str, str]) -> datetime | None:
+        """See `Engine.died_at`. Engines remember only their last few hundred events."""
+        filters = {
+            "type": "container",
+            "event": "die",
+            "label": [f"{key}={value}" for key, value in labels.items()],
+        }
+
+        def work() -> datetime | None:
+            # In whole seconds: up to now would leave this second out. So the engine
+            # answers after a second at most.
+            until = datetime.now(UTC) + timedelta(seconds=1)
+            events = self.client.events(
+                since=EVER, until=until, filters=filters, decode=True
+            )
+            return max((event_time(event) for event in events), default=None)
+
+        try:
+            async with asyncio.timeout(EVENTS_DEADLINE_S):  # docker-py sets none here
+                found: datetime | None = await self._run(work)
+        except TimeoutError as error:
+            raise EngineUnknown("the engine does not tell its events") from error
+        return found
+
 
 # What docker-py lets through when an answer breaks off or cannot be read.
 BROKEN = (
@@ -338,6 +380,12 @@ def _claim(requests_: Sequence[Mapping[str, Any]]) -> DeviceClaim:
     return DeviceClaim(
         tuple(ids), takes_all=any(int(row.get("Count") or 0) for row in requests_)
     )
+
+
+def event_time(event: Mapping[str, Any]) -> datetime:
+    """Return when an event was, to the microsecond."""
+    microseconds = int(event["timeNano"]) // 1000
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
 
 
 def _time(text: str | None) -> datetime | None:

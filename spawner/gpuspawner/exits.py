@@ -1,6 +1,8 @@
 """Why a server ended, in a sentence its user can act on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from gpuspawner.model import Container
 
@@ -8,6 +10,8 @@ SIGKILL = 137
 SIGTERM = 143
 STOPPED = "Your last server stopped: "
 AGAIN = " Start it again."
+OUT_OF_TOKENS = "out_of_tokens"
+FAILED_STARTS = frozenset({"not_started", "not_claimed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,17 +19,40 @@ class Exit:
     """The end of a server.
 
     Attributes:
-        reason: out_of_memory, killed, stopped, crashed, not_started, removed,
-            gpu_broke, gpu_memory.
+        reason: out_of_memory, killed, stopped, crashed, not_started, not_claimed,
+            removed, gpu_broke, gpu_memory, out_of_tokens.
         sentence: For the user.
         at: ISO time of the end, "" if unknown.
         is_refundable: The platform broke, not the user's program.
+        broke_at: ISO time since when it was broken, "" if it was not.
     """
 
     reason: str
     sentence: str
     at: str = ""
     is_refundable: bool = False
+    broke_at: str = ""
+
+    @property
+    def never_came_up(self) -> bool:
+        """Whether no user ever had this server."""
+        return self.reason in FAILED_STARTS
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """Return what `dataclasses.asdict` made; "broke_at" came later than the rest.
+
+        Raises:
+            KeyError: It is not from there.
+            TypeError: Likewise.
+        """
+        return cls(
+            str(row["reason"]),
+            str(row["sentence"]),
+            str(row["at"]),
+            is_refundable=row["is_refundable"] is True,
+            broke_at=str(row.get("broke_at", "")),
+        )
 
 
 REMOVED = Exit(
@@ -33,6 +60,19 @@ REMOVED = Exit(
     "Your last server was removed by somebody with access to the machine. "
     "Your files are safe; start it again.",
 )
+ON_REQUEST = Exit("stopped", "Your last server was stopped.")
+NOT_STARTED = Exit("not_started", "Your last server did not start.")
+NOT_CLAIMED = Exit("not_claimed", "Your last server was lost while it started.")
+
+
+def out_of_tokens(why: str, at: str) -> Exit:
+    """Return the end of a server whose tokens are used up.
+
+    Args:
+        why: The meter's sentence, to follow "Your last server stopped: ".
+        at: ISO time.
+    """
+    return Exit(OUT_OF_TOKENS, f"{STOPPED}{why.rstrip('.')}.", at)
 
 
 # What engines say at a start, and what an admin has to do about it.

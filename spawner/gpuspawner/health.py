@@ -59,11 +59,13 @@ class EndLease:
     Attributes:
         uuid: Of the device.
         reason: What the user reads.
+        since: When the device broke, as far as anybody knows.
         is_refundable: The platform broke, not the user's program.
     """
 
     uuid: str
     reason: str
+    since: datetime
     is_refundable: bool = True
 
 
@@ -266,7 +268,8 @@ class HealthBook:
                 continue
             ends = [cause for cause in record.causes if cause.ends_lease]
             if ends:
-                yield EndLease(uuid, _tell(min(ends, key=rank)))
+                since = min(cause.at for cause in ends)
+                yield EndLease(uuid, _tell(min(ends, key=rank)), since)
 
     def _changes(self, before: Mapping[str, Record]) -> tuple[Change, ...]:
         changes = []

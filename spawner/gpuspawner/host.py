@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gpuspawner import container as c
+from gpuspawner import exits
+from gpuspawner.clock import Clock
 from gpuspawner.container import LEASE
 from gpuspawner.doorway import Doorway
 from gpuspawner.durations import Durations
@@ -23,11 +25,12 @@ from gpuspawner.errors import (
 from gpuspawner.exits import Exit
 from gpuspawner.health import HealthBook
 from gpuspawner.keeping import Keeper
+from gpuspawner.metering import Metering
 from gpuspawner.model import Device, LeaseState, Offer
 from gpuspawner.notices import Notices
 from gpuspawner.offers import from_machine
 from gpuspawner.pool import Pool
-from gpuspawner.ports import Probe
+from gpuspawner.ports import Meter, PlaceholderMeter, Probe
 from gpuspawner.recovery import plan
 from gpuspawner.rounds import Placing, Rounds
 from gpuspawner.slots import unknown_keys
@@ -57,6 +60,7 @@ class Policy:
         queue_timeout_s: Longest wait in the queue.
         sample_every_s: Seconds between two rounds.
         clean_within_s: How long a returned slot may take to become clean.
+        meter_every_s: Seconds between two looks of the meter at running servers.
         state_dir: Where what must outlive the hub is kept.
     """
 
@@ -66,6 +70,7 @@ class Policy:
     queue_timeout_s: float = 0.0
     sample_every_s: float = 10.0
     clean_within_s: float = 60.0
+    meter_every_s: float = 60.0
     state_dir: Path = Path()
 
 
@@ -83,11 +88,19 @@ class Host:
         room: Where starts wait for slots.
         doorway: Where they wait to boot.
         placing: Which containers there are.
+        metering: See Metering.
         caps: Lease id -> what enforces its memory cap, of those that have one.
     """
 
     def __init__(
-        self, hub_id: str, engine: DockerEngine, probe: Probe, log: Log, policy: Policy
+        self,
+        hub_id: str,
+        engine: DockerEngine,
+        probe: Probe,
+        log: Log,
+        policy: Policy,
+        *,
+        meter: Meter | None = None,
     ) -> None:
         self.hub_id = hub_id
         self.engine = engine
@@ -123,6 +136,18 @@ class Host:
             evict=self.evict,
             tell=self.tell,
             clean_within=timedelta(seconds=policy.clean_within_s),
+            log=log,
+        )
+        self.metering = Metering(
+            hub_id,
+            meter or PlaceholderMeter(),
+            Clock(policy.state_dir / "gpuspawner-clock.json", log),
+            engine=engine,
+            pool=self.pool,
+            path=policy.state_dir / "gpuspawner-meter.json",
+            evict=self.evict,
+            tell=self.tell,
+            every_s=policy.meter_every_s,
             log=log,
         )
         self._lock = asyncio.Lock()
@@ -185,6 +210,9 @@ class Host:
             DRIVER_LOOK_ROUNDS * every_s,
             self.rounds.check_drivers,
         )
+        metering = self.metering
+        every_s = self.policy.meter_every_s
+        self._start("meter", metering.wake, every_s, metering.once)
 
     def kick(self) -> None:
         """Reconcile soon, and from then on regularly; see `begin`."""
@@ -256,8 +284,13 @@ class Host:
                 bystanders=self.policy.bystanders,
             )
             self.pool.apply(found, datetime.now(UTC))
+            for lease in found.adopt:
+                if lease.state is LeaseState.RELEASING:
+                    # Nobody claims it: its start never came to an end.
+                    self.metering.decide(lease.id, exits.NOT_CLAIMED)
             for lease_id in found.drop:
                 self._forget(lease_id)
+                self.metering.lost(lease_id)
             self._notices.keep(self.claims | self.pool.leases.keys())
             self.placing.names = {row.id: row.name for row in containers}
             lease_of = {row.id: row.labels.get(LEASE) or row.id for row in containers
@@ -290,7 +323,8 @@ class Host:
         why = "whose lease was ended" if is_evicted else "nobody claims"
         self.log.warning("removing a container %s lease_id=%s", why, lease_id)
         try:
-            await self._take_down(name, STOP_GRACE_S if is_evicted else ORPHAN_STOP_S)
+            grace_s = STOP_GRACE_S if is_evicted else ORPHAN_STOP_S
+            await self._take_down(name, lease_id, grace_s)
             self._release(lease_id)
         except (EngineUnknown, EngineRefused) as error:
             self.log.warning("could not remove it, will try again: %s", error)
@@ -388,16 +422,30 @@ class Host:
             raise EngineRefused("it was ended while it was being made ready", 0)
         await self.engine.call("start", created)
 
-    async def end(self, lease_id: str, name: str, *, timeout_s: int) -> None:
+    async def end(
+        self,
+        lease_id: str,
+        name: str,
+        *,
+        timeout_s: int,
+        why: Exit = exits.ON_REQUEST,
+    ) -> None:
         """Stop and remove a lease's container and give its slots back.
 
         One that is being taken down already is given the time it was promised, unless
         `timeout_s` is 0.
 
+        Args:
+            lease_id: Which.
+            name: Of its container, or the id.
+            timeout_s: How long it may take to end by itself.
+            why: What the meter is told, if the lease does not end for another reason.
+
         Raises:
             EngineUnknown: The lease stays taken; the loop tries again.
             EngineRefused: Likewise.
         """
+        self.metering.decide(lease_id, why)
         self.pool.end(lease_id)
         self._ending.append(lease_id)
         try:
@@ -406,7 +454,9 @@ class Host:
                 under_way = self._removals.get(found.id)
                 if under_way and timeout_s:
                     await asyncio.wait({under_way})
-                await self._take_down(found.id, timeout_s)
+                await self._take_down(found.id, lease_id, timeout_s)
+            else:
+                await self.metering.finished(lease_id)
         except BaseException:
             self.kick()
             raise
@@ -415,8 +465,11 @@ class Host:
         self._release(lease_id)
         self.claims.discard(lease_id)
 
-    async def _take_down(self, name: str, timeout_s: int) -> None:
-        """Interrupt kernels, ask the server to end, then make it; it is gone then."""
+    async def _take_down(self, name: str, lease_id: str, timeout_s: int) -> None:
+        """Interrupt kernels, ask the server to end, then make it; it is gone then.
+
+        Its end is kept before it is removed: nobody else knows when it was.
+        """
         if timeout_s:
             try:
                 async with asyncio.timeout(INTERRUPT_WAIT_S):
@@ -424,7 +477,9 @@ class Host:
             except (EngineUnknown, EngineRefused, TimeoutError) as error:
                 # Not running, or an image without a shell: the next stage ends it.
                 self.log.debug("kernels not interrupted: %s", error)
-        await self.engine.remove(name, timeout_s=timeout_s)
+        stopped = await self.engine.stop(name, timeout_s=timeout_s)
+        await self.metering.finished(lease_id, stopped)
+        await self.engine.remove(name)
 
     def _release(self, lease_id: str) -> None:
         self.pool.release(lease_id, datetime.now(UTC))
@@ -449,6 +504,7 @@ class Host:
         self.log.warning("ending lease_id=%s: %s", lease_id, ended.reason)
         self._notices.endings[lease_id] = ended
         self._notices_file.changed()
+        self.metering.decide(lease_id, ended)
         self._evicted.add(lease_id)
         self.pool.end(lease_id)
         self.kick()

@@ -45,6 +45,12 @@ class Keeper:
             loop = asyncio.get_running_loop()
             self._writing = loop.create_task(self._write())
 
+    async def written(self) -> None:
+        """Write the state; it is on the disk when this returns, or the log says why."""
+        self.changed()
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
     async def _write(self) -> None:
         while self._is_stale:
             self._is_stale = False

@@ -312,7 +312,8 @@ class Verdict:
 
     Attributes:
         lease_id: Which.
-        text: A sentence for its user.
+        text: A sentence for its user; why the lease must end follows "Your last server
+            stopped: ".
         must_end: The tokens are used up: its server is to be stopped, gracefully.
     """
 

@@ -66,12 +66,7 @@ class Notices:
         try:
             return cls(
                 {
-                    str(key): Exit(
-                        str(row["reason"]),
-                        str(row["sentence"]),
-                        str(row["at"]),
-                        is_refundable=row["is_refundable"] is True,
-                    )
+                    str(key): Exit.from_json(row)
                     for key, row in data.get("endings", {}).items()
                 },
                 {

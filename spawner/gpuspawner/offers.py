@@ -15,6 +15,8 @@ MIB = 2**20
 SHM_SHARE = 0.5  # of the memory limit: DataLoader workers pass batches through it
 PIDS = 4096
 CPU_ONLY_MEMORY = 2 * GIB
+KEYS = frozenset({"offer", "course"})
+LONGEST_COURSE = 255
 SHOWN = 40  # characters of a user's input that an error repeats
 KEPT_FOR_HOST = 0.1  # share of memory that servers together leave to the host
 
@@ -117,7 +119,7 @@ def select(offers: Sequence[Offer], options: object) -> Offer:
     """Return the offer that `options` names; no options mean the first offer.
 
     `options` is whatever a user sent and is never trusted: the only form accepted is
-    {"offer": NAME}.
+    {"offer": NAME}, and beside it "course", see `course_of`.
 
     Raises:
         InvalidSelection: Anything else, with a sentence that lists what is on offer; or
@@ -126,19 +128,21 @@ def select(offers: Sequence[Offer], options: object) -> Offer:
     if not offers:
         raise InvalidSelection("No server is on offer for you here. Ask your admin.")
     names = ", ".join(offer.name for offer in offers)
-    if options is None or options == {}:
+    if options is None:
         return offers[0]
     if not isinstance(options, Mapping):
         raise InvalidSelection(
             f'The options must be an object like {{"offer": "cpu"}}. On offer: {names}.'
         )
-    unknown = sorted(str(key) for key in options if key != "offer")
+    unknown = sorted(str(key) for key in options if key not in KEYS)
     if unknown:
         shown = ", ".join(_short(key) for key in unknown[:5])
         raise InvalidSelection(
-            f"Unknown option: {shown}. "
-            f'The only option is "offer", one of: {names}. Nothing was started.'
+            f'Unknown option: {shown}. The options are "course" and "offer", one of: '
+            f"{names}. Nothing was started."
         )
+    if "offer" not in options:
+        return offers[0]
     name = options["offer"]
     for offer in offers:
         if isinstance(name, str) and name == offer.name:
@@ -147,6 +151,21 @@ def select(offers: Sequence[Offer], options: object) -> Offer:
         f"{_short(name)} is not on offer here. "
         f"Choose one of: {names}. Nothing was started."
     )
+
+
+def course_of(options: object) -> str:
+    """Return the course that `options` names, "" if none; whose it is is not checked.
+
+    Raises:
+        InvalidSelection: What is there cannot be a course's name.
+    """
+    found = options.get("course", "") if isinstance(options, Mapping) else ""
+    if not isinstance(found, str) or len(found) > LONGEST_COURSE:
+        raise InvalidSelection(
+            f"{_short(found)} is no course. Send the name of one of your courses, or "
+            "leave it out. Nothing was started."
+        )
+    return found
 
 
 def _short(value: object) -> str:

@@ -266,7 +266,13 @@ class Pool:
         self._learn(lease, now)
 
     def cleaned(self, slot_ids: Iterable[str]) -> None:
-        """Note that these slots were seen clean: they can be leased again."""
+        """Note that these slots were seen clean: they can be leased again.
+
+        Counts only when it is known who holds what: a server that nobody has read yet
+        may be on a slot that looks clean now.
+        """
+        if not self.is_ready:
+            return
         for slot_id in slot_ids:
             self.returned.pop(slot_id, None)
 

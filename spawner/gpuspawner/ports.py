@@ -68,8 +68,22 @@ class Engine(Protocol):
         """Return one container by name or id, None only if it surely is gone."""
         ...
 
-    async def remove(self, name: str, *, timeout_s: int = 10) -> None:
-        """Stop and remove a container; it is gone when this returns."""
+    async def stop(self, name: str, *, timeout_s: int = 10) -> Container | None:
+        """Stop a container; return it as it is then, None if it surely is gone.
+
+        It does not run any more when this returns, and says when it ended.
+        """
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Remove a container, also a running one; it is gone when this returns."""
+        ...
+
+    async def died_at(self, labels: Mapping[str, str]) -> datetime | None:
+        """Return when the container with these labels ended last, None if forgotten.
+
+        It may be gone. By the engine's clock.
+        """
         ...
 
     async def run_check(

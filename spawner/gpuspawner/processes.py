@@ -22,6 +22,14 @@ READ_BYTES = 64 * 1024  # a command line may be megabytes long
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO in Linux's proc_ns.h
 
 
+def boot_id() -> str:
+    """Return what names this run of the machine, "" if it cannot be read."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Processes:
     """The process table.

@@ -24,10 +24,9 @@ from gpuspawner.health import Change, EndLease, HealthBook
 from gpuspawner.model import Lease, LeaseState, SlotKind
 from gpuspawner.pool import Pool
 from gpuspawner.ports import Probe
-from gpuspawner.processes import Processes
+from gpuspawner.processes import Processes, boot_id
 from gpuspawner.sample import Sweep
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 UNWATCHED = (
     "The hub cannot see the host's processes, so nobody looks whether servers keep to "
     "their share of a GPU's memory: run it with pid: host."
@@ -153,8 +152,7 @@ class Rounds:
         for lease in self._pool.leases.values():
             for device in lease.devices:
                 holders.setdefault(device.uuid, set()).add(lease.owner.user)
-        boot_id = _read(BOOT_ID).strip()
-        verdicts = self._book.see(sweep, now=now, boot_id=boot_id, holders=holders)
+        verdicts = self._book.see(sweep, now=now, boot_id=boot_id(), holders=holders)
         for verdict in verdicts:
             if isinstance(verdict, Change):
                 self._note_change(verdict)
@@ -183,6 +181,7 @@ class Rounds:
                     verdict.reason,
                     now.isoformat(),
                     is_refundable=verdict.is_refundable,
+                    broke_at=verdict.since.isoformat(),
                 )
                 self._evict(lease.id, ended)
 

@@ -1,7 +1,8 @@
 """GPUDockerSpawner: translates between JupyterHub, the pool and the engine."""
 
 import asyncio
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,8 @@ from gpuspawner import exits, form, homes, seeding, waiting
 from gpuspawner.creation import CLEANUP_GRACE_S
 from gpuspawner.errors import EngineRefused, EngineUnknown, GPUSpawnerError
 from gpuspawner.host import STOP_GRACE_S
-from gpuspawner.model import Container, Offer
+from gpuspawner.model import Container, Offer, Payer
+from gpuspawner.quoting import Tag
 from gpuspawner.slots import fits
 from gpuspawner.starting import StartingSpawner
 
@@ -22,6 +24,10 @@ STOP_DEADLINE_S = 180.0
 KEPT_PLACE = (
     "You were waiting in the queue when the hub was restarted. Your place is kept for "
     f"{waiting.RETURN_S / 60:.0f} minutes: start the same size again to go on waiting."
+)
+NO_PRICES = (
+    "Tokens cannot be counted right now, so prices are not shown and servers may not "
+    "start. Try again in a few minutes; if it stays, tell your admin."
 )
 
 
@@ -100,11 +106,36 @@ class GPUDockerSpawner(StartingSpawner):
         kept = {t.request: t.id for t in pool.queue.tickets if t.owner == self.owner}
         if kept:
             notices[KEPT_PLACE] = "info"
+        courses, tags = await self._prices(available, notices)
         rows = []
-        for offer in available:
-            rows.append(self._row(offer, kept.get(offer.request, "")))
+        for offer, tag in zip(available, tags, strict=True):
+            row = self._row(offer, kept.get(offer.request, ""))
+            if tag.refusal and row.is_possible:
+                row = replace(row, note=tag.refusal, is_possible=False)
+            rows.append(replace(row, price=str(tag)))
             await asyncio.sleep(0)  # an estimate can take milliseconds; others wait
-        return form.render(rows, notices=notices)
+        return form.render(
+            rows,
+            notices=notices,
+            courses=courses,
+            course=self.user_options.get("course", "") if kept else None,
+            is_cpu_first=self.last_exit.get("reason") == exits.OUT_OF_TOKENS,
+        )
+
+    async def _prices(
+        self, available: Sequence[Offer], notices: dict[str, str]
+    ) -> tuple[Mapping[str, str], Sequence[Tag]]:
+        """Return who may pay, and the price of each offer; a notice if nobody knows."""
+        metering, groups = self.host.metering, self._groups()
+        try:
+            courses = await metering.courses(groups)
+            payers = [Payer(self.owner, tuple(groups), name) for name in (*courses, "")]
+            tags = await metering.quote(payers, [offer.request for offer in available])
+        except GPUSpawnerError as error:
+            self.log.warning("no prices for %s: %s", self.owner, error)
+            notices[NO_PRICES] = "warning"
+            return {}, [Tag() for _ in available]
+        return courses, tags
 
     def _row(self, offer: Offer, kept: str) -> form.Row:
         """Return an offer with what is free now, or how long the queue is.
@@ -157,7 +188,9 @@ class GPUDockerSpawner(StartingSpawner):
             return None
         ended = exits.describe(found, self._memory_bytes)
         try:
-            await self.host.end(self.lease_id, found.id, timeout_s=CLEANUP_GRACE_S)
+            await self.host.end(
+                self.lease_id, found.id, timeout_s=CLEANUP_GRACE_S, why=ended
+            )
         except (EngineUnknown, EngineRefused) as error:
             self.log.warning("clean-up goes on lease_id=%s: %s", self.lease_id, error)
         return self._ended(ended)
@@ -165,7 +198,9 @@ class GPUDockerSpawner(StartingSpawner):
     def _ended(self, ended: exits.Exit) -> str:
         """Keep the reason: JupyterHub polls once more, and then nothing is left."""
         self.last_exit = asdict(ended)
-        self._let_go()
+        self._let_go(ended)
+        if ended.reason == exits.OUT_OF_TOKENS:
+            self._forget_choice()  # nor can the next one be paid for
         self.log.warning("server ended owner=%s reason=%s", self.owner, ended.reason)
         return ended.sentence
 
@@ -216,15 +251,16 @@ class GPUDockerSpawner(StartingSpawner):
             web.HTTPError: The engine did not answer for minutes; the lease stays taken
                 and the hub goes on trying in the background.
         """
-        grace = 0 if now else STOP_GRACE_S
+        grace, why = 0 if now else STOP_GRACE_S, exits.ON_REQUEST
         if self._waiting_for_response:
+            why = exits.NOT_STARTED
             self._forget_choice()  # it never came up: do not insist on the same
         loop = asyncio.get_running_loop()
         deadline = loop.time() + STOP_DEADLINE_S
         while True:
             try:
                 name = self.object_id or self.object_name
-                await self.host.end(self.lease_id, name, timeout_s=grace)
+                await self.host.end(self.lease_id, name, timeout_s=grace, why=why)
                 break
             except (EngineUnknown, EngineRefused) as error:
                 self.log.warning("stopping %s: engine unknown: %s", self.owner, error)

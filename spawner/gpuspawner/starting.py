@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -20,8 +21,9 @@ from traitlets import Dict, Unicode
 from gpuspawner import admission, counting, exits, offers, waiting
 from gpuspawner.creation import CLEANUP_GRACE_S, CreatingSpawner
 from gpuspawner.doorway import BootTimedOut
-from gpuspawner.errors import EngineRefused, GPUSpawnerError, Refusal
-from gpuspawner.model import Lease, Offer, SlotKind
+from gpuspawner.errors import EngineRefused, GPUSpawnerError, MeterFailed, Refusal
+from gpuspawner.exits import Exit
+from gpuspawner.model import Lease, Offer, Payer, SlotKind
 from gpuspawner.progress import Progress
 from gpuspawner.tickets import Place, Ticket
 
@@ -30,6 +32,19 @@ from gpuspawner.tickets import Place, Ticket
 NEVER_S = 7 * 24 * 3600
 LOOK_EVERY_S = 2.0  # whether a server that does not answer yet still runs
 N_LOOKS = 4  # for the end of a server in which something could not be done
+UNCOUNTED = (
+    "Tokens cannot be counted right now, so no server was started and nothing is "
+    "charged. Your files are safe. Try again in a few minutes; if it stays, tell your "
+    "admin."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a start is for: a size, and who pays for it."""
+
+    offer: Offer
+    payer: Payer
 
 
 class StartingSpawner(CreatingSpawner):
@@ -92,7 +107,7 @@ class StartingSpawner(CreatingSpawner):
         except asyncio.CancelledError:
             # JupyterHub waits for this and then stops what it takes for running, so
             # nothing is awaited here: the host removes the container.
-            self._let_go()
+            self._let_go(exits.NOT_STARTED)
             self._forget_choice()
             raise
         finally:
@@ -101,20 +116,41 @@ class StartingSpawner(CreatingSpawner):
     async def _start(self) -> tuple[str, int]:
         host = self.host
         await host.ready()
-        offer = offers.select(await self.my_offers(), self._choice)
+        choice = await self._chosen()
+        offer = choice.offer
+        await host.metering.check(choice.payer, offer.request)  # before any waiting
         lease = await self._lease(offer)
         self._memory_bytes = offer.limits.memory_bytes
         self.log.info("lease acquired lease_id=%s owner=%s %s", lease.id, lease.owner,
                       lease.why)  # fmt: skip
         self._progress.say(10, _granted(lease))
+        # From here on the lease is the meter's, too: whatever fails, `_undo` ends it
+        # there, and if the hub is killed, the next one finds no container for it.
+        await host.metering.hold(lease, choice.payer)
         await self._pull()
         n_cpus = (await host.engine.facts())["n_cpus"]
         async with host.doorway.boot(lease.id, n_cpus, self._say_turn):
-            address = await self._boot_in_time(lease, offer)
+            address = await self._boot_in_time(lease, choice)
+        # A hub that is killed after this and before JupyterHub keeps the server leaves
+        # a container that nobody claims: it counts as never started.
+        await host.metering.ready(lease.id)
         host.pool.activate(lease.id)
         self.last_exit = {}
         self._progress.say(95, "JupyterLab answers")
         return address
+
+    async def _chosen(self) -> Choice:
+        """Return what the user chose, checked.
+
+        Raises:
+            InvalidSelection: It is not theirs to choose.
+            MeterFailed: Their courses cannot be read.
+        """
+        offer = offers.select(await self.my_offers(), self._choice)
+        course = offers.course_of(self._choice)
+        groups = self._groups()
+        payer = await self.host.metering.payer(self.owner, groups, course)
+        return Choice(offer, payer)
 
     async def _pull(self) -> None:
         try:
@@ -168,23 +204,23 @@ class StartingSpawner(CreatingSpawner):
     def _say_turn(self, turn: admission.Turn) -> None:
         self._progress.say(20, admission.describe(turn))
 
-    async def _boot_in_time(self, lease: Lease, offer: Offer) -> tuple[str, int]:
+    async def _boot_in_time(self, lease: Lease, choice: Choice) -> tuple[str, int]:
         """Boot; time-outs count from here on."""
         limit_s = self._boot_timeout_s + self.http_timeout
         try:
             async with asyncio.timeout(limit_s):
-                return await self._boot(lease, offer)
+                return await self._boot(lease, choice)
         except TimeoutError as error:
             raise BootTimedOut(f"it did not answer within {limit_s} seconds") from error
 
-    async def _boot(self, lease: Lease, offer: Offer) -> tuple[str, int]:
-        host = self.host
+    async def _boot(self, lease: Lease, choice: Choice) -> tuple[str, int]:
+        host, limits = self.host, choice.offer.limits
         await self.clear_name()
         await self.make_home()
-        created = await self.create_container(lease, offer.limits)
+        created = await self.create_container(lease, limits)
         self.object_id = created
         self._progress.say(40, "Laying out your files")
-        await self.fill(created, lease, offer.limits)
+        await self.fill(created, lease, limits, choice.payer)
         self._progress.say(60, "Starting the container")
         await host.start(lease.id, created)
         try:
@@ -233,9 +269,11 @@ class StartingSpawner(CreatingSpawner):
 
     # -- undoing -----------------------------------------------------------------
 
-    def _let_go(self) -> None:
+    def _let_go(self, why: Exit = exits.ON_REQUEST) -> None:
+        """Leave the lease and its container to the host, which ends them."""
         self.object_id = ""
         if self.lease_id:
+            self.host.metering.decide(self.lease_id, why)
             self.host.claims.discard(self.lease_id)
             self.host.pool.end(self.lease_id)
             self.host.kick()
@@ -251,6 +289,12 @@ class StartingSpawner(CreatingSpawner):
                 str(error), reason=error.reason, status_code=error.http_status
             )
             return refused
+        if isinstance(error, MeterFailed):
+            self.log.error("server not started owner=%s: %s", self.owner, error)
+            failed: web.HTTPError = SpawnException(
+                UNCOUNTED, reason="meter", status_code=503
+            )
+            return failed
         if isinstance(error, GPUSpawnerError | BootTimedOut):
             self.log.error("server not started owner=%s: %s", self.owner, error)
             why = ended.sentence if ended else exits.explain(str(error))
@@ -272,7 +316,12 @@ class StartingSpawner(CreatingSpawner):
         if not lease_id:
             return
         try:
-            await self.host.end(lease_id, self.object_name, timeout_s=CLEANUP_GRACE_S)
+            await self.host.end(
+                lease_id,
+                self.object_name,
+                timeout_s=CLEANUP_GRACE_S,
+                why=exits.NOT_STARTED,
+            )
         except GPUSpawnerError as error:
             self.log.warning("clean-up goes on lease_id=%s: %s", lease_id, error)
             self.host.claims.discard(lease_id)

@@ -28,6 +28,13 @@ OPTIONS: dict[str, Any] = {
     "nul character": {"offer": "1-gpu\x00"},
     "markup": {"offer": "<script>alert(1)</script>"},
     "template": {"offer": "{username}{{7*7}}%(x)s"},
+    "a course that is not theirs": {"offer": "cpu", "course": "vision"},
+    "a course alone": {"course": "vision"},
+    "course as number": {"offer": "cpu", "course": 7},
+    "course as list": {"offer": "cpu", "course": ["vision"]},
+    "course null": {"offer": "cpu", "course": None},
+    "course as template": {"offer": "cpu", "course": "{username}{{7*7}}%(x)s"},
+    "huge course": {"offer": "cpu", "course": "x" * 100_000},
     "unknown key": {"offer": "cpu", "gpus": 1},
     "unknown key alone": {"gpus": 4},
     "another image": {"offer": "cpu", "image": "somebody/else:latest"},
@@ -102,7 +109,7 @@ def check_refused(status: int, text: str, message: str) -> None:
 
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_bad_options_are_refused(mallory: User, kind: str) -> None:
-    """Only {"offer": one of those on offer} starts anything."""
+    """Only one of those on offer, with a course of theirs or none, starts anything."""
     body = json.dumps({"user_options": OPTIONS[kind]})
     headers = {"Content-Type": "application/json"}
     reply = mallory.api(
@@ -152,6 +159,7 @@ def test_arguments_of_the_spawn_page_are_checked(mallory: User) -> None:
         "offer=64-gpu",
         "offer=<script>alert(1)</script>",
         "offer=cpu&image=x",
+        "offer=cpu&course=vision",
         "offer=cpu&offer=1-gpu",
         "gpus=2",
     ):
@@ -167,6 +175,8 @@ def test_arguments_of_the_spawn_page_are_checked(mallory: User) -> None:
         {"offer": "64-gpu"},
         {"offer": ["cpu", "1-gpu"]},
         {"offer": "cpu", "image": "somebody/else"},
+        {"offer": "cpu", "course": "vision"},
+        {"offer": "cpu", "course": ["vision", ""]},
         {"offer": "<b>bold</b>"},
     ],
 )

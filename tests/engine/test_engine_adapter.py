@@ -40,7 +40,7 @@ def real(engine_socket: Path) -> DockerEngine:
 async def server(real: DockerEngine, user_image: str) -> AsyncIterator[str]:
     """A created container with a home volume, as the spawner makes one."""
     name = "torchroom-adapter-test"
-    await real.remove(name, timeout_s=0)
+    await real.remove(name)
     await homes.ensure_volume(
         real, name, "adapter-test", Owner("ann", ""), is_known=False
     )
@@ -60,7 +60,7 @@ async def server(real: DockerEngine, user_image: str) -> AsyncIterator[str]:
         host_config=host,
     )
     yield name
-    await real.remove(name, timeout_s=0)
+    await real.remove(name)
     await real.call("remove_volume", name)
 
 
@@ -85,6 +85,39 @@ async def test_a_container_is_read_back_with_its_state(
     assert ended.finished_at
     assert ended.started_at
     assert ended.finished_at > ended.started_at
+
+
+async def test_a_stopped_container_says_when_it_ended_and_stays(
+    real: DockerEngine, server: str
+) -> None:
+    """Its end is read before it is removed; stopping it again changes nothing."""
+    await real.call("start", server)
+    stopped = await real.stop(server, timeout_s=0)
+    assert stopped
+    assert not stopped.is_running
+    assert stopped.finished_at
+    assert await real.stop(server, timeout_s=0) == stopped
+    assert await real.stop("no-such-container") is None
+
+
+async def test_the_engine_remembers_when_a_removed_container_ended(
+    real: DockerEngine, user_image: str
+) -> None:
+    """To the second, found by its labels; of others it says nothing."""
+    labels = {"adapter-test.lease": f"ls_{time.time_ns()}", "adapter-test": "x"}
+    made = await real.call(
+        "create_container", user_image, command=["sleep", "600"], labels=labels
+    )
+    assert await real.died_at(labels) is None
+    await real.call("start", made["Id"])
+    stopped = await real.stop(made["Id"], timeout_s=0)
+    assert stopped
+    assert stopped.finished_at
+    await real.remove(made["Id"])
+    died_at = await real.died_at(labels)
+    assert died_at
+    assert abs(died_at - stopped.finished_at) < timedelta(seconds=1)
+    assert await real.died_at({**labels, "adapter-test": "y"}) is None
 
 
 async def test_only_a_404_means_gone(real: DockerEngine) -> None:

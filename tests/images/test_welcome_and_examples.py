@@ -43,7 +43,7 @@ FACTS: dict[str, Any] = {
         "provider": "placeholder",
         "is_placeholder": True,
         "balance_microtokens": None,
-        "rate_microtokens_per_s": None,
+        "rate_microtokens_per_hour": None,
         "note": "Tokens are not metered on this hub yet.",
     },
 }

@@ -26,6 +26,7 @@ from testbed.engine import wait_until
 from testbed.engine_proxy import EngineProxy
 from testbed.gpu.state import Gpu, GpuState, edit
 from testbed.hub import Deployment, Lease, User
+from testbed.tokens import Ledger, Tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = Path(os.environ.get("TORCHROOM_TEST_CACHE", ROOT / ".cache")) / "logs"
@@ -56,6 +57,47 @@ c.GPUDockerSpawner.use_internal_ip = True
 c.GPUDockerSpawner.gpu_driver = "nvidia"
 c.GPUDockerSpawner.sample_interval = 1.0
 """
+# What a hub with tokens has instead of the plugin's class.
+LEDGER = """
+import os
+from pathlib import Path
+from torchroom import metering, settings
+from torchroom.console import scopes
+from torchroom.ledger.policy import Policy
+here = settings.read_ledger(os.environ)
+policy = Policy(
+    hold_s={hold_s},
+    warn_s={warn_s},
+    stop_lead_s={stop_lead_s},
+    welcome=here.policy.welcome,
+)
+ledger = metering.open_ledger(here, policy=policy)
+url = "http://{bridge}:{console_port}"
+c.JupyterHub.spawner_class = metering.spawner_class(
+    ledger, url + metering.API
+)
+c.GPUDockerSpawner.meter_interval = 1.0
+c.JupyterHub.custom_scopes = scopes.CUSTOM_SCOPES
+c.JupyterHub.extra_user_scopes = {{scopes.EVERYBODY}}
+c.Spawner.server_token_scopes = list(scopes.SERVER)
+c.JupyterHub.services = [
+    {{
+        "name": scopes.SERVICE,
+        "url": url,
+        "command": metering.CONSOLE,
+        "environment": settings.of_console(os.environ),
+        "oauth_no_confirm": True,
+    }}
+]
+c.JupyterHub.load_roles = [
+    {{
+        "name": "console",
+        "scopes": list(scopes.OF_SERVICE),
+        "services": [scopes.SERVICE],
+    }},
+    {{"name": "token-admin", "scopes": [scopes.ADMIN], "users": ["admin"]}},
+]
+"""
 
 
 def own(gpus: Sequence[Gpu]) -> list[Gpu]:
@@ -77,6 +119,7 @@ class HubProcess(Deployment):
     command: list[str] = field(default_factory=list)
     process_environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    has_ledger: bool = False
 
     @property
     def gpus(self) -> GpuState:
@@ -104,6 +147,8 @@ class HubProcess(Deployment):
             within_s=60,
         )
         assert process.poll() is None, self.hub_log()[-4000:]
+        if self.has_ledger:
+            self.ledger.wait_up()
 
     def end(self) -> None:
         """End the process, as an admin does."""
@@ -116,11 +161,15 @@ class HubProcess(Deployment):
 
         What it held of the proxy is dropped before.
         """
+        self.crash()
+        self.proxy.clear()
+        self.begin()
+
+    def crash(self) -> None:
+        """End the process without warning."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(ENDS_WITHIN_S)
-        self.proxy.clear()
-        self.begin()
 
     def forget_faults(self) -> None:
         """Let a new hub begin with healthy GPUs; one that fell twice is kept back."""
@@ -135,6 +184,11 @@ class HubProcess(Deployment):
         pids = " ".join(path.read_text() for path in folder.glob("*/children")).split()
         (reader,) = [pid for pid in pids if b"gpuspawner.nvml" in _command(pid)]
         os.kill(int(reader), signal.SIGKILL)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Its ledger, if it has one."""
+        return Ledger(self, self.root / "ledger.sqlite")
 
     def hub_log(self) -> str:
         """Everything the hub printed."""
@@ -202,6 +256,7 @@ def hub_process(
     port: int,
     gpus: Sequence[Gpu],
     configuration: str = "",
+    tokens: Tokens | None = None,
 ) -> Iterator[HubProcess]:
     """A running hub with GPUs of its own; everything of it is gone afterwards.
 
@@ -211,9 +266,10 @@ def hub_process(
         gpu_dir: The run's folder of simulated GPUs; theirs goes below it.
         folder: Where the hub keeps its files.
         name: Its hub id.
-        port: It and the next two are used.
+        port: It and the next three are used.
         gpus: Its GPUs; see `own`.
         configuration: Further lines of jupyterhub_config.py.
+        tokens: How it counts tokens; None: it does not.
     """
     machine = gpu_dir / "machines" / name
     GpuState(machine / "state", gpus).write()
@@ -228,6 +284,14 @@ def hub_process(
         name=name,
         image=os.environ["TORCHROOM_TEST_IMAGE"],
     )
+    if tokens is not None:
+        text += LEDGER.format(
+            bridge=BRIDGE,
+            console_port=port + 3,
+            hold_s=tokens.hold_s,
+            warn_s=tokens.warn_s,
+            stop_lead_s=tokens.stop_lead_s,
+        )
     (folder / "jupyterhub_config.py").write_text(f"{text}\n{configuration}\n")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -236,6 +300,8 @@ def hub_process(
         "TORCHROOM_SIMULATED_NVML_STATE": str(machine / "state"),
         "TORCHROOM_SIMULATED_NVML_ALL": "1",
     }
+    if tokens is not None:
+        environment |= tokens.environment(folder)
     with EngineProxy(engine_socket, engine_socket.parent / f"{name}.sock") as proxy:
         hub = HubProcess(
             root=folder,
@@ -246,6 +312,7 @@ def hub_process(
             port=port,
             project=name,
             command=[str(Path(sys.executable).parent / "jupyterhub")],
+            has_ledger=tokens is not None,
             process_environment=environment | {"DOCKER_HOST": f"unix://{proxy.path}"},
             _login={
                 "user_password": PASSWORD,

@@ -3,8 +3,8 @@
 Installs what is missing (as root on Debian and Ubuntu), makes the Python environment,
 starts an engine of the run's own with simulated GPUs, builds the images, and runs
 pytest in that engine's network. What cannot run here is skipped by name;
-``REQUIRE=docker,browser`` turns such skips into failures. Ends with pytest's summary
-and its exit code.
+``REQUIRE=docker,postgres,browser`` turns such skips into failures. Ends with pytest's
+summary and its exit code.
 
     --fresh      forget the images and build caches of earlier runs first
     --no-engine  run without an engine (what needs one is skipped)
@@ -50,6 +50,7 @@ PACKAGES = {  # program -> Debian package that brings it
 FILES = {  # file -> Debian package that brings it
     "/usr/include/stdlib.h": "libc6-dev",
     "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
+    "/usr/lib/postgresql": "postgresql",
     "/usr/share/fonts/truetype/dejavu": "fonts-dejavu-core",
 }
 
@@ -76,6 +77,14 @@ def missing_packages() -> list[str]:
     return sorted(programs | files)
 
 
+def forbid_cluster() -> None:
+    """Keep Debian's package from making and starting a server of its own."""
+    told = Path("/etc/postgresql-common/createcluster.conf")
+    if not told.exists():
+        told.parent.mkdir(exist_ok=True)
+        told.write_text("create_main_cluster = false\n")
+
+
 def install_packages() -> None:
     """Install what is missing; elsewhere than on Debian or without root, say it."""
     missing = missing_packages()
@@ -84,6 +93,8 @@ def install_packages() -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         say(f"    not installed (needs root and apt-get): {' '.join(missing)}")
         return
+    if "postgresql" in missing:
+        forbid_cluster()
     quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
     for command in (["apt-get", "update", "-qq"], install):

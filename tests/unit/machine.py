@@ -2,20 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 from gpuspawner import container as c
 from gpuspawner.cgroups import ProcessIdentity
+from gpuspawner.clock import Clock
 from gpuspawner.engine import DockerEngine
 from gpuspawner.errors import EngineRefused, EngineUnknown, ProbeFailed
 from gpuspawner.host import Host, Policy
 from gpuspawner.links import Topology
 from gpuspawner.model import Container, Device, Lease, Owner, SlotRequest
+from gpuspawner.ports import Meter
 from gpuspawner.processes import Processes
 from gpuspawner.sample import Event, GpuProcess, Sample, Sweep
+from unit.meters import Clocks
 
 HUB = "test"
 GIB = 2**30
@@ -28,7 +32,7 @@ def device(index: int) -> Device:
 
 
 class FakeEngine:
-    """Containers in a dict. `gate` holds removals up until it is set."""
+    """Containers in a dict. `gate` holds stops up until it is set."""
 
     def __init__(self) -> None:
         self.containers: dict[str, Container] = {}
@@ -38,15 +42,19 @@ class FakeEngine:
         self.check_gate = asyncio.Event()
         self.check_gate.set()
         self.is_down = False
-        self.n_failing = 0  # removals that fail before one works
+        self.n_failing = 0  # stops that fail before one works
+        self.deaths: dict[str, datetime] = {}  # that the engine remembers, by lease
         self.status = 0
+        self.wall: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def make(self, lease: Lease, *, running: bool = True) -> Container:
         """A container of ours for a lease."""
         name = f"{HUB}-{lease.owner.user}"
         status = "running" if running else "created"
+        labels = c.labels(HUB, lease, name)
+        started_at = self.wall() if running else None
         made = Container(
-            f"id-{lease.id}", name, status, labels=c.labels(HUB, lease, name)
+            f"id-{lease.id}", name, status, labels=labels, started_at=started_at
         )
         self.containers[made.id] = made
         return made
@@ -68,13 +76,29 @@ class FakeEngine:
         found = (x for x in self.containers.values() if name in {x.id, x.name})
         return next(found, None)
 
-    async def remove(self, name: str, *, timeout_s: int = 10) -> None:
-        self.calls.append(("remove", name, timeout_s))
+    async def stop(self, name: str, *, timeout_s: int = 10) -> Container | None:
+        self.calls.append(("stop", name, timeout_s))
         await self.gate.wait()
         if self.n_failing:
             self.n_failing -= 1
             raise EngineUnknown("down")
+        found = await self.inspect(name)
+        if found is not None and found.is_running:
+            found = replace(found, status="exited", finished_at=self.wall())
+            self.containers[found.id] = found
+        return found
+
+    async def remove(self, name: str) -> None:
+        self.calls.append(("remove", name))
+        await asyncio.sleep(0)
         self.containers.pop(name, None)
+
+    async def died_at(self, labels: Mapping[str, str]) -> datetime | None:
+        self.calls.append(("died_at", dict(labels)))
+        await asyncio.sleep(0)
+        if self.is_down:
+            raise EngineUnknown("down")
+        return self.deaths.get(labels[c.LEASE])
 
     async def run_check(
         self, name: str, command: Sequence[str], *, user: str = "0"
@@ -165,8 +189,17 @@ def process(pid: int, *containers: str, name: str = "python3") -> ProcessIdentit
 class Machine:
     """A hub's host on a fake engine and fake GPUs."""
 
-    def __init__(self, folder: Path, n_devices: int = 2, **policy: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        n_devices: int = 2,
+        meter: Meter | None = None,
+        clocks: Clocks | None = None,
+        **policy: Any,
+    ) -> None:
         self.folder = folder
+        self.meter = meter
+        self.clocks = clocks
         self.engine = FakeEngine()
         self.probe = FakeProbe(n_devices)
         self.policy = Policy(state_dir=folder, **policy)
@@ -176,9 +209,18 @@ class Machine:
 
     def _host(self) -> Host:
         host = Host(
-            HUB, cast("DockerEngine", self.engine), self.probe, LOG, self.policy
+            HUB,
+            cast("DockerEngine", self.engine),
+            self.probe,
+            LOG,
+            self.policy,
+            meter=self.meter,
         )
         host.rounds._processes = self.processes
+        if clocks := self.clocks:
+            self.engine.wall = lambda: clocks.wall
+            clock = Clock(self.folder / "clock.json", LOG, clocks.read)
+            host.metering._clock = clock
         self.hosts.append(host)
         return host
 

@@ -14,6 +14,7 @@ from steps import compose, engine, gpus, settings
 from toolbox import client, console
 from toolbox.command import Result
 from toolbox.console import Failure
+from torchroom.settings import LEDGER_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("COMPOSE_PROJECT_NAME", "TORCHROOM_PORT", "TORCHROOM_SIMULATED_GPUS")
@@ -82,6 +83,23 @@ class TestSettings:
         with pytest.raises(Failure, match=name) as raised:
             settings.read(tmp_path / "none")
         assert raised.value.todo
+
+    def test_files_are_named_from_the_repository(self, tmp_path: Path) -> None:
+        """Compose and the engine need the whole path."""
+        assert settings.files() == {}
+        os.environ["TORCHROOM_PRICES"] = "pyproject.toml"
+        (tmp_path / "secret").touch()
+        os.environ["TORCHROOM_TOPUP_SECRET_FILE"] = str(tmp_path / "secret")
+        assert settings.files() == {
+            "TORCHROOM_PRICES": str(ROOT / "pyproject.toml"),
+            "TORCHROOM_TOPUP_SECRET_FILE": str(tmp_path / "secret"),
+        }
+
+    @pytest.mark.parametrize("value", ["no-such-file.toml", "docs"])
+    def test_a_file_that_is_not_there_is_refused_by_name(self, value: str) -> None:
+        os.environ["TORCHROOM_PRICES"] = value
+        with pytest.raises(Failure, match="TORCHROOM_PRICES is"):
+            settings.files()
 
 
 class TestVariables:
@@ -315,6 +333,25 @@ class TestComposeFile:
             n for n, s in services.items() if "docker.sock" in str(s.get("volumes"))
         ]
         assert holders == ["hub"]
+
+    def test_what_people_set_about_tokens_reaches_the_hub(
+        self, services: dict[str, Any]
+    ) -> None:
+        """Every variable that the ledger reads; files come in as mounts."""
+        hub = services["hub"]
+        assert set(LEDGER_VARIABLES) <= set(hub["environment"])
+        mounts = {m["target"]: m for m in hub["volumes"] if isinstance(m, dict)}
+        for name in ("TORCHROOM_PRICES", "TORCHROOM_TOPUP_SECRET_FILE"):
+            mount = mounts[hub["environment"][name]]
+            assert mount["source"].startswith(f"${{{name}:-")
+            assert mount["read_only"] is True
+            assert mount["bind"] == {"create_host_path": False}
+
+    def test_the_example_prices_are_where_compose_mounts_them_from(self) -> None:
+        text = (ROOT / "docker-compose.yml").read_text()
+        found = re.search(r"\$\{TORCHROOM_PRICES:-(.*?)\}", text)
+        assert found
+        assert (ROOT / found[1]).is_file()
 
     def test_gpus_are_for_looking_at_only(self, services: dict[str, Any]) -> None:
         hub = services["hub"]["environment"]

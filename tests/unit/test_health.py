@@ -128,6 +128,17 @@ def test_a_users_own_failing_program_ends_nothing(code: int) -> None:
     assert (seen.code, seen.user, seen.n) == (f"xid-{code}", "ann", 50)
 
 
+def test_a_device_is_broken_since_the_first_thing_that_broke() -> None:
+    """From then on nobody pays for it, whatever else breaks later."""
+    machine = Machine()
+    machine.sweep(xid=79)
+    since = machine.now
+    machine.holders = {A: {"ann"}}
+    for _ in range(3):
+        (end,) = ends(machine.sweep(xid=48))
+        assert since - STEP <= end.since <= since
+
+
 @pytest.mark.parametrize("code", [46, 48, 54, 62, 79, 95, 109, 119, 142, 151])
 def test_a_broken_device_ends_its_lease_refundably_and_says_why(code: int) -> None:
     """The user reads what broke and what to do, the log gets one change."""

@@ -13,7 +13,7 @@ from gpuspawner.model import Container, DeviceClaim, LeaseState
 from gpuspawner.sample import Event, EventKind
 from unit.machine import Machine, device
 
-BROKE = Exit("gpu_broke", "The GPU broke.", is_refundable=True)
+BROKE = Exit("gpu_broke", "The GPU broke.", "", True, "2026-03-02T08:00:00+00:00")
 
 
 async def until(ask: Callable[[], object]) -> None:
@@ -62,10 +62,10 @@ async def test_reconciling_does_not_hurry_a_stop_that_is_under_way(
     host, lease = machine.host, machine.server("ann")
     machine.engine.gate.clear()
     stopping = asyncio.create_task(host.end(lease.id, f"id-{lease.id}", timeout_s=10))
-    await until(lambda: machine.engine.named("remove"))
+    await until(lambda: machine.engine.named("stop"))
     await host.reconcile()
     await asyncio.sleep(0.02)
-    assert machine.engine.named("remove") == [("remove", f"id-{lease.id}", 10)]
+    assert machine.engine.named("stop") == [("stop", f"id-{lease.id}", 10)]
     machine.engine.gate.set()
     await stopping
     assert lease.id not in host.pool.leases
@@ -78,10 +78,10 @@ async def test_who_comes_again_while_the_old_server_is_ended_does_not_cut_it_sho
     host, lease = machine.host, machine.server("ann")
     machine.engine.gate.clear()
     host.evict(lease.id, BROKE)
-    await until(lambda: machine.engine.named("remove"))
+    await until(lambda: machine.engine.named("stop"))
     cleaning = asyncio.create_task(host.end(lease.id, f"id-{lease.id}", timeout_s=2))
     await asyncio.sleep(0.02)
-    assert len(machine.engine.named("remove")) == 1
+    assert len(machine.engine.named("stop")) == 1
     machine.engine.gate.set()
     await cleaning
     assert not machine.engine.containers
@@ -91,10 +91,10 @@ async def test_a_stop_at_once_does_not_wait_for_a_gentle_one(machine: Machine) -
     host, lease = machine.host, machine.server("ann")
     machine.engine.gate.clear()
     host.evict(lease.id, BROKE)
-    await until(lambda: machine.engine.named("remove"))
+    await until(lambda: machine.engine.named("stop"))
     at_once = asyncio.create_task(host.end(lease.id, f"id-{lease.id}", timeout_s=0))
-    await until(lambda: len(machine.engine.named("remove")) == 2)
-    assert machine.engine.named("remove")[1] == ("remove", f"id-{lease.id}", 0)
+    await until(lambda: len(machine.engine.named("stop")) == 2)
+    assert machine.engine.named("stop")[1] == ("stop", f"id-{lease.id}", 0)
     machine.engine.gate.set()
     await at_once
 
@@ -119,7 +119,7 @@ async def test_a_lease_may_be_given_back_twice(machine: Machine) -> None:
         asyncio.create_task(host.end(lease.id, f"id-{lease.id}", timeout_s=1))
         for _ in range(2)
     ]
-    await until(lambda: len(machine.engine.named("remove")) == 2)
+    await until(lambda: len(machine.engine.named("stop")) == 2)
     machine.engine.gate.set()
     await two[0]
     await host.look_round()
@@ -135,8 +135,8 @@ async def test_kernels_are_interrupted_before_a_server_is_stopped(
 ) -> None:
     lease = machine.server("ann")
     await machine.host.end(lease.id, f"id-{lease.id}", timeout_s=10)
-    done = [call[0] for call in machine.engine.named("run_check", "remove")]
-    assert done == ["run_check", "remove"]
+    done = [call[0] for call in machine.engine.named("run_check", "stop", "remove")]
+    assert done == ["run_check", "stop", "remove"]
 
 
 async def test_an_interrupt_that_hangs_holds_up_no_stop(

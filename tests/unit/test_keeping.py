@@ -55,6 +55,24 @@ async def test_a_change_while_it_is_written_is_written_too(
     assert keeper.load() == {"n": 49}
 
 
+async def test_who_waits_for_the_disk_finds_it_there(tmp_path: Path) -> None:
+    """Also if an older state is being written just then."""
+    state = {"n": 1}
+    keeper = Keeper(tmp_path / "x.json", lambda: dict(state), LOG)
+    keeper.changed()
+    await asyncio.sleep(0)
+    state["n"] = 2
+    await keeper.written()
+    assert JsonStore(tmp_path / "x.json").load() == {"n": 2}
+
+
+async def test_who_waits_for_a_disk_that_is_full_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Keeper(tmp_path / "absent" / "x.json", dict, LOG).written()
+    assert "not kept" in caplog.text
+
+
 async def test_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
     """Health is offered for keeping after every round."""
     path = tmp_path / "x.json"

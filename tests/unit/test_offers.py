@@ -5,7 +5,7 @@ import json
 import pytest
 from gpuspawner.errors import InvalidSelection
 from gpuspawner.model import Device, Slot, SlotKind, SlotRequest, whole
-from gpuspawner.offers import from_machine, limits, select
+from gpuspawner.offers import course_of, from_machine, limits, select
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +72,42 @@ json_values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
+
+
+@pytest.mark.parametrize(
+    ("options", "offer", "course"),
+    [
+        (None, "cpu", ""),
+        ({"offer": "1-gpu"}, "1-gpu", ""),
+        ({"offer": "1-gpu", "course": ""}, "1-gpu", ""),
+        ({"offer": "1-gpu", "course": "cv"}, "1-gpu", "cv"),
+        ({"course": "cv"}, "cpu", "cv"),
+    ],
+)
+def test_a_course_may_stand_beside_the_offer(
+    options: object, offer: str, course: str
+) -> None:
+    assert select(OFFERS, options).name == offer
+    assert course_of(options) == course
+
+
+@pytest.mark.parametrize(
+    "bad", [None, 7, True, ["cv"], {"cv": 1}, 1.5, "x" * 256, "x" * 10**6]
+)
+def test_what_cannot_be_a_course_is_refused_with_a_short_sentence(bad: object) -> None:
+    with pytest.raises(InvalidSelection, match="is no course") as refused:
+        course_of({"offer": "cpu", "course": bad})
+    assert len(str(refused.value)) < 400
+
+
+@given(json_values)
+def test_any_json_names_a_course_or_is_refused(value: object) -> None:
+    """No input raises anything else."""
+    for options in (value, {"course": value}):
+        try:
+            assert isinstance(course_of(options), str)
+        except InvalidSelection as refused:
+            json.dumps(str(refused))
 
 
 @given(json_values)

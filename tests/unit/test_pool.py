@@ -72,6 +72,20 @@ def pool_of(
     return pool
 
 
+def test_what_looks_clean_before_the_containers_are_read_is_looked_at_again() -> None:
+    """A server that nobody has read yet may be on it and use nothing at the moment.
+
+    Were it removed before it is read, nobody would ever know that it was there.
+    """
+    pool = Pool()
+    pool.see([device(0)], NOW)
+    pool.cleaned(list(pool.slots))
+    pool.apply(Plan(), NOW)
+    assert not pool.free
+    pool.cleaned(list(pool.slots))
+    assert len(pool.free) == 1
+
+
 def ready_pool(n: int) -> Pool:
     return pool_of([device(i) for i in range(n)])
 

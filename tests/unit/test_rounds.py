@@ -54,6 +54,8 @@ async def test_a_gpu_that_breaks_ends_its_leases_refundably(machine: Machine) ->
     assert ended
     assert ended.is_refundable
     assert ended.reason == "gpu_broke"
+    broke_at = datetime.fromisoformat(ended.broke_at)
+    assert broke_at <= datetime.fromisoformat(ended.at)
     assert machine.host.pool.unfit.keys() == {lease.uuids[0]}
 
 

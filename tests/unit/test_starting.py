@@ -1,16 +1,22 @@
 """A start counts its time from its turn to boot, and leaves nothing when it fails."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from gpuspawner import starting
 from gpuspawner.admission import Admission
+from gpuspawner.clock import Clock
 from gpuspawner.doorway import Doorway
+from gpuspawner.engine import DockerEngine
 from gpuspawner.errors import EngineRefused, EngineUnknown
+from gpuspawner.exits import Exit
+from gpuspawner.metering import Metering
 from gpuspawner.model import (
     Container,
     Device,
@@ -18,15 +24,18 @@ from gpuspawner.model import (
     Limits,
     Offer,
     Owner,
+    Payer,
     SlotRequest,
 )
 from gpuspawner.pool import Pool
 from gpuspawner.recovery import Plan
-from gpuspawner.starting import NEVER_S, StartingSpawner
+from gpuspawner.starting import NEVER_S, Choice, StartingSpawner
 from gpuspawner.waitingroom import WaitingRoom
 from jupyterhub.spawner import SpawnException
 from tornado import web
+from unit.meters import TOKEN, FakeMeter
 
+LOG = logging.getLogger("test")
 GIB = 2**30
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 CPU = Offer("cpu", "CPU only", SlotRequest(0), Limits(GIB, GIB, 1.0, 100))
@@ -54,8 +63,12 @@ class Engine:
 class Machine:
     """One GPU behind the parts of `Host` that a start uses."""
 
+    folder: Path
+
     def __init__(self) -> None:
         self.engine = Engine()
+        self.meter = FakeMeter()
+        self.meter.wallets |= {"ann": 1000 * TOKEN, "bob": 1000 * TOKEN}
         self.pool = Pool()
         now = datetime.now(UTC)
         self.pool.see([Device(0, "GPU-0", "A100", 40 * GIB, 0)], now)
@@ -67,6 +80,18 @@ class Machine:
         self.doorway.admission = Admission(1)
         self.doorway.admission.limit = 1
         self.n_kicks = 0
+        self.metering = Metering(
+            "test",
+            self.meter,
+            Clock(self.folder / "clock.json", LOG),
+            engine=cast("DockerEngine", self.engine),
+            pool=self.pool,
+            path=self.folder / "meter.json",
+            evict=lambda *_: None,
+            tell=lambda *_: None,
+            every_s=60.0,
+            log=LOG,
+        )
 
     async def ready(self) -> None:
         return
@@ -80,9 +105,17 @@ class Machine:
     def ending_of(self, _lease_id: str) -> None:
         return
 
-    async def end(self, lease_id: str, _name: str, **_: object) -> None:
+    async def end(self, lease_id: str, _name: str, *, why: Exit, **_: object) -> None:
+        self.metering.decide(lease_id, why)
+        await self.metering.finished(lease_id)
         self.pool.release(lease_id, datetime.now(UTC))
         self.claims.discard(lease_id)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where machines of a test keep what outlives their hub."""
+    monkeypatch.setattr(Machine, "folder", tmp_path, raising=False)
 
 
 class Starting(StartingSpawner):
@@ -324,11 +357,197 @@ def test_that_it_ended_says_more_than_what_failed_because_of_it(
         spawner = Unchecked()
         spawner.machine = machine
         lease = machine.pool.acquire("ls", Owner("ann", ""), SlotRequest(1), NOW)
-        task = asyncio.create_task(spawner._boot(lease, GPU))
+        task = asyncio.create_task(
+            spawner._boot(lease, Choice(GPU, Payer(lease.owner)))
+        )
         await asyncio.sleep(0.01)
         machine.engine.found = container("exited", 3)
         with pytest.raises(EngineRefused, match="exit code 3"):
             await task
+
+    asyncio.run(go())
+
+
+# -- tokens --------------------------------------------------------------------------
+
+
+def told(machine: Machine) -> list[str]:
+    """What the meter was told, in order."""
+    return [method for method, _ in machine.meter.calls]
+
+
+def test_a_start_holds_before_the_pull_and_meters_from_the_answer() -> None:
+    """What the waiting and the booting take is not charged."""
+
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        task = asyncio.create_task(spawner.start())
+        await settle()
+        assert told(machine) == ["quote", "hold"]
+        spawner.boots.set_result(None)
+        await task
+        assert told(machine) == ["quote", "hold", "ready"]
+        assert machine.meter.named("ready") == [spawner.lease_id]
+        assert machine.pool.leases[spawner.lease_id].state is LeaseState.ACTIVE
+
+    asyncio.run(go())
+
+
+def test_who_waits_for_a_gpu_has_nothing_on_hold() -> None:
+    """It can be spent meanwhile."""
+
+    async def go() -> None:
+        machine = Machine()
+        first = starting_spawner(machine, "ann", "1-gpu", 60)
+        first.boots.set_result(None)
+        await first.start()
+        machine.meter.calls.clear()
+        second = starting_spawner(machine, "bob", "1-gpu", 60)
+        task = asyncio.create_task(second.start())
+        await settle()
+        assert told(machine) == ["quote"]
+        task.cancel()
+        await settle()
+        assert told(machine) == ["quote"]
+
+    asyncio.run(go())
+
+
+def test_who_cannot_pay_is_told_so_before_waiting() -> None:
+    """Not after an hour in the queue."""
+
+    async def go() -> None:
+        machine = Machine()
+        machine.meter.wallets["bob"] = 1
+        first = starting_spawner(machine, "ann", "1-gpu", 60)
+        first.boots.set_result(None)
+        await first.start()
+        second = starting_spawner(machine, "bob", "1-gpu", 60)
+        with pytest.raises(SpawnException, match="do not suffice") as refused:
+            await second.start()
+        assert refused.value.status_code == 402
+        assert refused.value.reason == "balance"
+        assert not machine.pool.queue.tickets
+        assert machine.meter.named("end") == []
+
+    asyncio.run(go())
+
+
+def test_tokens_spent_while_one_waited_give_the_gpu_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two servers that start together cannot both spend the same tokens."""
+
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        quote = machine.meter.quote
+
+        async def then_spend(*args: Any) -> Any:
+            found = await quote(*args)
+            machine.meter.wallets["ann"] = 0
+            return found
+
+        monkeypatch.setattr(machine.meter, "quote", then_spend)
+        with pytest.raises(SpawnException, match="do not suffice") as refused:
+            await spawner.start()
+        assert refused.value.status_code == 402
+        assert not machine.pool.leases
+        assert not machine.claims
+        assert not await machine.meter.open_leases()
+        assert spawner.user_options == {}
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("lose_answer", [False, True])
+@pytest.mark.parametrize("method", ["quote", "hold", "ready"])
+def test_a_ledger_that_does_not_answer_starts_nothing_and_charges_nothing(
+    method: str, lose_answer: bool
+) -> None:
+    """Fail closed, with a sentence, at each step."""
+
+    async def go() -> None:
+        machine = Machine()
+        machine.meter.fail(method, lose_answer=lose_answer)
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        spawner.boots.set_result(None)
+        if method == "quote" and lose_answer:
+            return  # it changes nothing, so there is nothing to lose
+        with pytest.raises(SpawnException, match="Tokens cannot be counted") as failed:
+            await spawner.start()
+        assert failed.value.status_code == 503
+        assert not machine.pool.leases
+        assert not await machine.meter.open_leases()
+        assert machine.meter.charged("ann") == 0
+
+    asyncio.run(go())
+
+
+def test_a_boot_that_fails_ends_its_hold() -> None:
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", 0.05)
+        with pytest.raises(web.HTTPError, match="did not answer within"):
+            await spawner.start()
+        (account,) = machine.meter.accounts.values()
+        assert account.end
+        assert account.end.is_failed_start
+
+    asyncio.run(go())
+
+
+def test_a_cancelled_boot_is_noted_as_never_started() -> None:
+    """The host ends it; by then nobody else knows."""
+
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        task = asyncio.create_task(spawner.start())
+        await settle()
+        lease_id = spawner.lease_id
+        task.cancel()
+        await settle()
+        await machine.metering.finished(lease_id)
+        end = machine.meter.accounts[lease_id].end
+        assert end
+        assert end.is_failed_start
+
+    asyncio.run(go())
+
+
+def test_a_server_is_paid_for_by_the_course_it_is_started_for() -> None:
+    async def go() -> None:
+        machine = Machine()
+        machine.meter.titles = {"cv": "Computer vision"}
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        spawner.user.groups = [SimpleNamespace(name="cv"), SimpleNamespace(name="club")]
+        spawner._choice = {"offer": "1-gpu", "course": "cv"}
+        spawner.boots.set_result(None)
+        await spawner.start()
+        (account,) = machine.meter.accounts.values()
+        assert account.payer == Payer(Owner("ann", ""), ("cv", "club"), "cv")
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("course", ["cv", "club", 7, None, ["club"], "x" * 300])
+def test_a_course_that_is_not_the_users_starts_nothing(course: object) -> None:
+    """Whatever is sent: nobody spends another course's tokens."""
+
+    async def go() -> None:
+        machine = Machine()
+        machine.meter.titles = {"cv": "Computer vision"}
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        spawner.user.groups = [SimpleNamespace(name="club")]
+        spawner._choice = {"offer": "1-gpu", "course": course}
+        with pytest.raises(SpawnException) as refused:
+            await spawner.start()
+        assert refused.value.status_code == 400
+        assert refused.value.reason == "selection"
+        assert not machine.pool.leases
+        assert not machine.meter.named("hold")
 
     asyncio.run(go())
 

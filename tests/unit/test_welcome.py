@@ -1,15 +1,21 @@
 """What the welcome page decides and says, without torch and without a GPU."""
 
 import json
+import socket
 import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from torchroom_welcome import check, facts, gpus, links, shm, show, tokens
+from torchroom_welcome import check, facts, gpus, links, shm, show, tokens, wallet
 from torchroom_welcome.facts import Device, Facts, Lease, Limits, TokenFacts
 from torchroom_welcome.gpus import NvmlDevice, NvmlView, TorchDevice, TorchView
 from torchroom_welcome.panel import Note, Panel, Table, bytes_text
+from torchroom_welcome.tokens import Reading
 
 GIB = 1 << 30
 A = Device("GPU-aaaa", 3, "NVIDIA A100-SXM4-80GB", 80 * GIB)
@@ -60,7 +66,7 @@ def raw_facts(**changes: Any) -> bytes:
             "provider": "placeholder",
             "is_placeholder": True,
             "balance_microtokens": None,
-            "rate_microtokens_per_s": None,
+            "rate_microtokens_per_hour": None,
             "note": "Tokens are not metered on this hub yet.",
         },
     }
@@ -123,8 +129,9 @@ def test_a_newer_hub_may_add_fields_and_leave_limits_open() -> None:
         raw_facts(limits={"memory_bytes": 10**400}),
         raw_facts(tokens={"provider": "facts", "balance_microtokens": 1.0}),
         raw_facts(tokens={"provider": "facts", "balance_microtokens": True}),
-        raw_facts(tokens={"provider": "facts", "rate_microtokens_per_s": -1}),
+        raw_facts(tokens={"provider": "facts", "rate_microtokens_per_hour": -1}),
         raw_facts(tokens={"balance_microtokens": 1}),
+        raw_facts(tokens={"provider": "torchroom", "url": 1}),
     ],
     ids=lambda data: data[:20].decode(errors="replace") if len(data) < 50 else None,
 )
@@ -566,11 +573,11 @@ def test_placeholder_says_so_and_shows_no_amounts() -> None:
 
 
 def test_balance_burn_rate_and_how_long_it_lasts() -> None:
-    """Rate per hour is exact; the time left is rounded down."""
-    meter = tokens.meter_for(TokenFacts("facts", False, 10_000_000, 1_000))
+    """The rate is exact; the time left is rounded down."""
+    meter = tokens.meter_for(TokenFacts("facts", False, 10_000_000, 3_600_001))
     assert dict(tokens.rows(meter.read())) == {
         "Balance": "10 tokens",
-        "Burn rate": "3.6 tokens per hour (1,000 microtokens per second)",
+        "Burn rate": "3.600001 tokens per hour",
         "Lasts for": "2 h 46 min",
     }
 
@@ -605,6 +612,182 @@ def test_an_unknown_provider_shows_no_amounts() -> None:
 def test_durations(seconds: int, text: str) -> None:
     """Whole units, rounded down."""
     assert tokens.duration_text(seconds) == text
+
+
+# ----------------------------------------------------------------------- the ledger
+
+
+@dataclass
+class Ledger:
+    """A ledger's address, what it answers, and what it was asked."""
+
+    url: str = ""
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def read(self, *, at_start: int = 7_000_000, rate: int = 3_600_000) -> Reading:
+        """One look at the meter of a server that was told of this ledger."""
+        known = TokenFacts("torchroom", False, at_start, rate, "", self.url)
+        return tokens.meter_for(known).read()
+
+
+@pytest.fixture
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """A ledger on this machine, and a server's token in the environment."""
+    fake = Ledger()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fake.asked.append((self.path, self.headers.get("Authorization")))
+            self.send_response(fake.status)
+            for name, value in fake.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(fake.body)
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    monkeypatch.setenv(wallet.TOKEN_VARIABLE, "of-this-server")
+    # A proxy that does not exist: whoever asks it gets no answer.
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        fake.url = f"http://127.0.0.1:{server.server_port}/services/torchroom/api/v1"
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        yield fake
+        server.shutdown()
+        thread.join()
+
+
+def answer(**changes: object) -> bytes:
+    """What the ledger says of a user; it may say more than is shown."""
+    raw: dict[str, object] = {
+        "user": "ann",
+        "spendable": 12_345_678,
+        "microtokens_per_hour": 3_600_000,
+        "seconds_left": 12_345,
+        "novelty": [1],
+    }
+    return json.dumps(raw | changes).encode()
+
+
+def test_the_ledger_is_asked_at_every_look(ledger: Ledger) -> None:
+    """With the server's own token, past any proxy; the figures are those of now."""
+    ledger.body = answer()
+    assert dict(tokens.rows(ledger.read())) == {
+        "Balance": "12.345678 tokens",
+        "Burn rate": "3.6 tokens per hour",
+        "Lasts for": "3 h 25 min",
+    }
+    ledger.body = answer(spendable=1)
+    reading = ledger.read()
+    assert reading.balance_microtokens == 1
+    assert reading.note.text.startswith("As of now.")
+    asked = ("/services/torchroom/api/v1/me", "token of-this-server")
+    assert ledger.asked == [asked, asked]
+
+
+def test_other_servers_of_the_user_burn_the_same_balance(ledger: Ledger) -> None:
+    """This server's rate, and that of all, which the time left follows."""
+    ledger.body = answer(microtokens_per_hour=10_000_000, seconds_left=60)
+    shown = dict(tokens.rows(ledger.read()))
+    assert shown["Burn rate"] == "3.6 tokens per hour"
+    assert shown["All your servers"] == "10 tokens per hour"
+    assert shown["Lasts for"] == "1 min"
+
+
+def test_a_free_server_shows_no_end(ledger: Ledger) -> None:
+    """Nothing is burned, so nothing runs out."""
+    ledger.body = answer(microtokens_per_hour=0, seconds_left=None)
+    shown = dict(tokens.rows(ledger.read(rate=0)))
+    assert shown == {"Balance": "12.345678 tokens", "Burn rate": "free"}
+
+
+def as_of_the_start(reading: Reading, why: str) -> bool:
+    """Does it show the figures of the start, and says so and why?"""
+    figures = reading.balance_microtokens, reading.rate_microtokens_per_hour
+    text = reading.note.text
+    known = figures == (7_000_000, 3_600_000) and reading.seconds_left == 7_000
+    return known and text.startswith("As of the start of this server: ") and why in text
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (401, "stop and start"),
+        (403, "stop and start"),
+        (404, "status 404"),
+        (302, "status 302"),
+        (503, "status 503"),
+    ],
+)
+def test_a_ledger_that_says_no(ledger: Ledger, status: int, why: str) -> None:
+    """Its status is told, a redirect is not followed, nothing is guessed."""
+    ledger.status, ledger.body = status, answer()
+    ledger.headers = {"Location": f"{ledger.url}/elsewhere"}
+    assert as_of_the_start(ledger.read(), why)
+    assert len(ledger.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"<html>",
+        b"[" * 100_000,
+        b" " * (wallet.ANSWER_BYTES_MAX + 1),
+        answer(spendable=None),
+        answer(spendable=1.0),
+        answer(spendable=True),
+        answer(spendable=-1),
+        answer(spendable=2**63),
+        answer(microtokens_per_hour="1"),
+        answer(seconds_left="1"),
+    ],
+    ids=lambda body: body[:60].decode(),
+)
+def test_a_garbled_answer_is_no_figure(ledger: Ledger, body: bytes) -> None:
+    """No half-read wallet, and no float near money."""
+    ledger.body = body
+    assert as_of_the_start(ledger.read(), "garbled")
+
+
+def test_a_ledger_that_is_not_there(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens, nobody answers, no address, no token: one sentence each."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ledger.url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(wallet.ask, "__kwdefaults__", {"timeout_s": 0.05})
+        assert as_of_the_start(ledger.read(), "does not answer")
+    assert as_of_the_start(ledger.read(), "does not answer")
+    for url in ("", "/me", "file:///etc/passwd", "http://[", "http://:x/", "http://"):
+        ledger.url = url
+        assert as_of_the_start(ledger.read(), "the "), url
+    ledger.url = "http://127.0.0.1:9"
+    monkeypatch.setenv(wallet.TOKEN_VARIABLE, "two\nlines")
+    assert as_of_the_start(ledger.read(), "does not answer")
+    monkeypatch.delenv(wallet.TOKEN_VARIABLE)
+    assert as_of_the_start(ledger.read(), "no JUPYTERHUB_API_TOKEN")
+
+
+def test_without_figures_of_the_start_none_are_shown(ledger: Ledger) -> None:
+    """The hub could not ask the ledger either: not known, never zero."""
+    ledger.status = 503
+    known = TokenFacts("torchroom", False, None, None, "", ledger.url)
+    assert dict(tokens.rows(tokens.meter_for(known).read())) == {
+        "Balance": "not known",
+        "Burn rate": "not known",
+    }
+    ledger.status, ledger.body = 200, answer()
+    assert dict(tokens.rows(tokens.meter_for(known).read()))["Burn rate"] == (
+        "3.6 tokens per hour"
+    )
 
 
 # ------------------------------------------------------------------------- panels

@@ -52,13 +52,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """What the hub says about tokens; amounts are integers of microtokens."""
+    """What the hub says about tokens; amounts are integers of microtokens.
+
+    ``url`` is where the ledger is asked for newer figures, "" if nowhere.
+    """
 
     provider: str = "none"
     is_placeholder: bool = True
     balance_microtokens: int | None = None
-    rate_microtokens_per_s: int | None = None
+    rate_microtokens_per_hour: int | None = None
     note: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,9 @@ def _tokens(raw: Any) -> TokenFacts:
         provider=tokens.text("provider"),
         is_placeholder=tokens.flag("is_placeholder"),
         balance_microtokens=tokens.optional_integer("balance_microtokens"),
-        rate_microtokens_per_s=tokens.optional_count("rate_microtokens_per_s"),
+        rate_microtokens_per_hour=tokens.optional_count("rate_microtokens_per_hour"),
         note=tokens.optional_text("note") or "",
+        url=tokens.optional_text("url") or "",
     )
 
 

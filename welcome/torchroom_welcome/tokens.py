@@ -1,7 +1,8 @@
-"""Tokens: what is left and how fast this server uses them. No I/O here.
+"""Tokens: what is left and how fast they go.
 
 There is one way in, the port ``Meter``; the facts name its provider. Amounts are
-integers of microtokens (1 token = 1,000,000) from end to end: no floats.
+integers of microtokens (1 token = 1,000,000) from end to end: no floats. The only I/O
+is a provider's own, see ``wallet``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from torchroom_welcome import wallet
 from torchroom_welcome.facts import TokenFacts
 from torchroom_welcome.panel import Note
 
@@ -20,11 +22,21 @@ HOURS_PER_DAY = 24
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the meter; None means not known, never zero."""
+    """One look at the meter; None means not known, never zero.
+
+    Attributes:
+        balance_microtokens: What can be spent.
+        rate_microtokens_per_hour: What this server burns.
+        note: Where the figures come from.
+        total_per_hour: What all the owner's servers burn.
+        seconds_left: How long the balance lasts; None also if nothing burns it.
+    """
 
     balance_microtokens: int | None
-    rate_microtokens_per_s: int | None
+    rate_microtokens_per_hour: int | None
     note: Note
+    total_per_hour: int | None = None
+    seconds_left: int | None = None
 
 
 class Meter(Protocol):
@@ -56,11 +68,38 @@ class FactsMeter:
     def read(self) -> Reading:
         """The amounts as written; they do not move while the server runs."""
         text = self.facts.note or "As of the start of this server."
+        return _as_written(self.facts, Note("info", text))
+
+
+@dataclass(frozen=True)
+class LedgerMeter:
+    """Torchroom's ledger, asked at every look with this server's own token."""
+
+    facts: TokenFacts
+
+    def read(self) -> Reading:
+        """The amounts of now; if the ledger does not say, those of the start."""
+        try:
+            now = wallet.ask(self.facts.url)
+        except wallet.WalletUnknown as why:
+            text = f"As of the start of this server: {why}."
+            return _as_written(self.facts, Note("warn", text))
+        rate = self.facts.rate_microtokens_per_hour
         return Reading(
-            self.facts.balance_microtokens,
-            self.facts.rate_microtokens_per_s,
-            Note("info", text),
+            now.spendable,
+            now.per_hour if rate is None else rate,
+            Note("info", "As of now. Run this cell again for newer figures."),
+            total_per_hour=now.per_hour,
+            seconds_left=now.seconds_left,
         )
+
+
+def _as_written(facts: TokenFacts, note: Note) -> Reading:
+    balance, rate = facts.balance_microtokens, facts.rate_microtokens_per_hour
+    seconds = None
+    if balance is not None and rate:
+        seconds = max(balance, 0) * SECONDS_PER_HOUR // rate
+    return Reading(balance, rate, note, seconds_left=seconds)
 
 
 @dataclass(frozen=True)
@@ -82,6 +121,7 @@ PROVIDERS: dict[str, Callable[[TokenFacts], Meter]] = {
     "placeholder": lambda facts: PlaceholderMeter(facts.note),
     "none": lambda facts: PlaceholderMeter(facts.note),
     "facts": FactsMeter,
+    "torchroom": LedgerMeter,
 }
 
 
@@ -94,14 +134,17 @@ def meter_for(facts: TokenFacts) -> Meter:
 
 
 def rows(reading: Reading) -> tuple[tuple[str, str], ...]:
-    """Balance, burn rate and, where both are known, how long that lasts."""
-    balance, rate = reading.balance_microtokens, reading.rate_microtokens_per_s
+    """Balance, burn rate and, where it is known, how long that lasts."""
+    balance, rate = reading.balance_microtokens, reading.rate_microtokens_per_hour
     shown = [
         ("Balance", "not known" if balance is None else tokens_text(balance)),
         ("Burn rate", "not known" if rate is None else _rate_text(rate)),
     ]
-    if balance is not None and rate:
-        shown.append(("Lasts for", duration_text(max(balance, 0) // rate)))
+    total = reading.total_per_hour
+    if total is not None and total != rate:
+        shown.append(("All your servers", _rate_text(total)))
+    if reading.seconds_left is not None:
+        shown.append(("Lasts for", duration_text(reading.seconds_left)))
     return tuple(shown)
 
 
@@ -114,11 +157,10 @@ def tokens_text(microtokens: int) -> str:
     return f"{amount} token" if amount == "1" else f"{amount} tokens"
 
 
-def _rate_text(microtokens_per_s: int) -> str:
-    if microtokens_per_s == 0:
+def _rate_text(microtokens_per_hour: int) -> str:
+    if microtokens_per_hour == 0:
         return "free"
-    per_hour = tokens_text(microtokens_per_s * SECONDS_PER_HOUR)
-    return f"{per_hour} per hour ({microtokens_per_s:,} microtokens per second)"
+    return f"{tokens_text(microtokens_per_hour)} per hour"
 
 
 def duration_text(seconds: int) -> str:

@@ -1,0 +1,1 @@
+"""jupyterhub-credit-service, measured beside the ledger, in its own environment."""

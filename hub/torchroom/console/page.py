@@ -1,0 +1,248 @@
+"""The page "Your tokens": the balance, how long it lasts, and vouchers to redeem.
+
+Plain HTML without scripts. What it shows and does is what the REST API does.
+"""
+
+import hmac
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import jinja2
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from torchroom.console import access
+from torchroom.console.access import Identity
+from torchroom.console.guards import Console, console_of
+from torchroom.console.login import LOGIN_S, SESSION_S, Attempt, Session, Sessions
+from torchroom.console.refusals import NotAllowed
+from torchroom.ledger.amounts import text_of
+from torchroom.ledger.errors import LedgerError
+from torchroom.ledger.forecast import duration_text
+from torchroom.ledger.model import Kind
+from torchroom.ledger.names import check_name
+
+FOLDER = Path(__file__).parent / "page"
+ENTRIES = 20
+SESSION, LOGIN = "torchroom-session", "torchroom-login"
+CONTENT_POLICY = (
+    "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+WORDS = {
+    "grant": "Granted",
+    "welcome": "Welcome",
+    "import": "Carried over",
+    "voucher": "Voucher",
+    "topup": "Top-up",
+    "hand_out": "From your course",
+    "allowance": "From your course",
+    "take_back": "Taken back",
+    "return": "Back to your course",
+    "lapse": "Expired",
+    "settle": "Server",
+    "refund": "Refund",
+}
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, auto_reload=False
+)
+_TEMPLATES.filters |= {"tokens": text_of, "duration": duration_text}
+
+
+@dataclass(frozen=True)
+class HubPages:
+    """Where the hub's own pages are, and who the console is to it.
+
+    Attributes:
+        url: Of the hub's pages as browsers reach it, like "/hub/".
+        client_id: The console's for OAuth.
+        prefix: Of the console's addresses.
+    """
+
+    url: str
+    client_id: str
+    prefix: str
+    sessions: Sessions = field(default_factory=Sessions)
+
+    @property
+    def callback(self) -> str:
+        """Where the hub sends browsers back to."""
+        return f"{self.prefix}oauth_callback"
+
+
+def router(pages: HubPages) -> APIRouter:
+    """Return the page's routes."""
+    made = APIRouter(prefix=pages.prefix.rstrip("/"), include_in_schema=False)
+
+    @made.get("/")
+    async def show(request: Request) -> Response:
+        """Show one's tokens; sign in first if need be."""
+        console = console_of(request)
+        try:
+            session, who = await _signed_in(pages, console, request)
+            if session is None or who is None:
+                return _to_hub(pages, request)
+            return await _page(pages, console, session, who)
+        except LedgerError as error:
+            return _sorry(pages, error)
+
+    @made.get("/oauth_callback")
+    async def come_back(request: Request, code: str = "", state: str = "") -> Response:
+        """Begin a session for a browser that the hub sends back."""
+        attempt = Attempt.of(request.cookies.get(LOGIN, ""))
+        if not code or not attempt.fits(state):
+            return _sorry(pages, NotAllowed("Signing in did not work. Try it again."))
+        try:
+            token = await console_of(request).hub.token_for(
+                code, attempt.verifier, pages.client_id, pages.callback
+            )
+        except LedgerError as error:
+            return _sorry(pages, error)
+        answer = RedirectResponse(pages.prefix, 303)
+        name = pages.sessions.begin(token, time.monotonic())
+        _keep(answer, request, pages, name=SESSION, value=name, seconds=SESSION_S)
+        answer.delete_cookie(LOGIN, path=pages.prefix)
+        return answer
+
+    @made.post("/redeem")
+    async def redeem(request: Request) -> Response:
+        """Redeem a voucher that was typed into the page's form."""
+        console = console_of(request)
+        try:
+            session, who = await _signed_in(pages, console, request)
+            form = parse_qs((await request.body()).decode(errors="replace"))
+            sent = {name: values[0] for name, values in form.items()}
+            if session is None or who is None:
+                return RedirectResponse(pages.prefix, 303)
+            if not hmac.compare_digest(
+                session.form_key.encode(), sent.get("form_key", "").encode()
+            ):
+                raise NotAllowed("This form is not of this page. Open it again.")
+            await _redeem(console, session, who, sent)
+        except LedgerError as error:
+            return _sorry(pages, error)
+        return RedirectResponse(pages.prefix, 303)
+
+    @made.get("/style.css")
+    async def style() -> Response:
+        """How the page looks."""
+        return FileResponse(
+            FOLDER / "style.css", headers={"Cache-Control": "max-age=3600"}
+        )
+
+    return made
+
+
+async def _signed_in(
+    pages: HubPages, console: Console, request: Request
+) -> tuple[Session | None, Identity | None]:
+    """Return the browser's session and whose it is; None, None: it must sign in.
+
+    Raises:
+        HubSilent: The hub does not say whose it is.
+        NotAllowed: It is not one of a user who may see their tokens, or it is a script
+            of another page that asks: users' servers may have the same origin.
+    """
+    if request.headers.get("sec-fetch-mode", "navigate") != "navigate":
+        raise NotAllowed("This page is for people. Programs use the REST API.")
+    name = request.cookies.get(SESSION, "")
+    session = pages.sessions.find(name, time.monotonic())
+    if session is None:
+        return None, None
+    who = await console.hub.identify(session.token)
+    if who is None:
+        pages.sessions.end(name)
+        return None, None
+    check_name(who.name, "Your name")
+    if not access.may_act_for_self(who):
+        raise NotAllowed("You may not see tokens here. Ask an admin of this site.")
+    return session, who
+
+
+def _to_hub(pages: HubPages, request: Request) -> Response:
+    """Send a browser to the hub to sign in."""
+    attempt = Attempt.new()
+    query = attempt.query(pages.client_id, pages.callback)
+    answer = RedirectResponse(f"{pages.url}api/oauth2/authorize?{query}", 303)
+    _keep(answer, request, pages, name=LOGIN, value=attempt.cookie, seconds=LOGIN_S)
+    return answer
+
+
+def _keep(
+    answer: Response,
+    request: Request,
+    pages: HubPages,
+    *,
+    name: str,
+    value: str,
+    seconds: int,
+) -> None:
+    """Set a cookie for this page only, which no script and no other site can send."""
+    is_https = request.headers.get("x-forwarded-proto", "").startswith("https")
+    answer.set_cookie(
+        name,
+        value,
+        max_age=seconds,
+        path=pages.prefix,
+        httponly=True,
+        samesite="lax",  # the hub's redirect back must carry it
+        secure=is_https,
+    )
+
+
+async def _redeem(
+    console: Console, session: Session, who: Identity, sent: dict[str, str]
+) -> None:
+    """Redeem a code, and have the outcome shown on the next page."""
+    try:
+        got = await console.ledger.vouchers.redeem(
+            who.name, sent.get("code", ""), key=sent.get("key", ""), at=console.now()
+        )
+    except LedgerError as error:
+        session.notice, session.is_good_news = str(error), False
+    else:
+        session.notice = f"Redeemed: {text_of(got.amount)}."
+        session.is_good_news = True
+
+
+async def _page(
+    pages: HubPages, console: Console, session: Session, who: Identity
+) -> Response:
+    """Return the page of a user."""
+    now = console.now()
+    statements = console.ledger.statements
+    balance = await statements.balance(who.name, now, courses=who.groups)
+    history = await statements.history(Kind.USER, who.name, limit=ENTRIES)
+    notice, session.notice = session.notice, ""
+    return _html(
+        pages,
+        "tokens.html",
+        who=who,
+        balance=balance,
+        entries=history.items,
+        words=WORDS,
+        notice=notice,
+        is_good_news=session.is_good_news,
+        form_key=session.form_key,
+        key=f"page-{secrets.token_hex(16)}",
+    )
+
+
+def _sorry(pages: HubPages, error: LedgerError) -> Response:
+    """Return a page that says what went wrong."""
+    return _html(pages, "sorry.html", error.http_status, sentence=str(error))
+
+
+def _html(
+    pages: HubPages, template: str, status: int = 200, **shown: Any
+) -> HTMLResponse:
+    text = _TEMPLATES.get_template(template).render(
+        prefix=pages.prefix, hub=pages.url, **shown
+    )
+    return HTMLResponse(
+        text, status, headers={"Content-Security-Policy": CONTENT_POLICY}
+    )

@@ -1,0 +1,95 @@
+"""What the console is told by the hub that starts it, and by its own environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from torchroom.console.scopes import SERVICE
+from torchroom.settings import LedgerSettings, SettingError, read_ledger
+
+PORT = 8082
+PORT_MAX = 65535
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSettings:
+    """All that the console needs to know.
+
+    Attributes:
+        hub_api_url: Where the hub answers.
+        hub_token: The console's own token there.
+        prefix: Of every address it serves; begins and ends with a slash.
+        host: What it listens on.
+        port: See host.
+        hub_pages_url: Where browsers find the hub's pages; ends with a slash.
+        client_id: The console's, when users sign in to its page.
+        ledger: See LedgerSettings.
+    """
+
+    hub_api_url: str
+    hub_token: str = field(repr=False)
+    prefix: str
+    host: str
+    port: int
+    hub_pages_url: str
+    client_id: str
+    ledger: LedgerSettings
+
+
+def read(env: Mapping[str, str]) -> ConsoleSettings:
+    """Return the settings.
+
+    A console that the hub's proxy reaches over a network listens on all interfaces of
+    its machine or container, otherwise on the loopback only.
+
+    Raises:
+        SettingError: A value is missing or cannot be used.
+    """
+    address = urlsplit(env.get("JUPYTERHUB_SERVICE_URL", ""))
+    is_local = (address.hostname or "localhost") in _LOOPBACK
+    return ConsoleSettings(
+        hub_api_url=_of_hub(env, "JUPYTERHUB_API_URL"),
+        hub_token=_of_hub(env, "JUPYTERHUB_API_TOKEN"),
+        prefix=_prefix(env.get("JUPYTERHUB_SERVICE_PREFIX", "")),
+        host="127.0.0.1" if is_local else "0.0.0.0",  # noqa: S104 - see above
+        port=_port(env, address.netloc),
+        hub_pages_url=_hub_pages(env),
+        client_id=env.get("JUPYTERHUB_CLIENT_ID") or f"service-{SERVICE}",
+        ledger=read_ledger(env),
+    )
+
+
+def _of_hub(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name, "")
+    if not value:
+        raise SettingError(
+            f"{name} is not set. The hub starts the console as its service {SERVICE!r} "
+            "and sets it."
+        )
+    return value
+
+
+def _prefix(value: str) -> str:
+    middle = (value or f"/services/{SERVICE}").strip("/")
+    return f"/{middle}/" if middle else "/"
+
+
+def _hub_pages(env: Mapping[str, str]) -> str:
+    base = env.get("JUPYTERHUB_BASE_URL", "").strip("/")
+    host = env.get("JUPYTERHUB_HOST", "").rstrip("/")
+    return f"{host}/{base}/hub/" if base else f"{host}/hub/"
+
+
+def _port(env: Mapping[str, str], netloc: str) -> int:
+    of_service = netloc.rpartition(":")[2] if ":" in netloc else ""
+    value = env.get("TORCHROOM_CONSOLE_PORT") or of_service or str(PORT)
+    # As many digits as the most: int() refuses thousands of them with its own words.
+    if not (value.isdecimal() and len(value) <= len(str(PORT_MAX))) or not (
+        1 <= int(value) <= PORT_MAX
+    ):
+        raise SettingError(
+            f"The console's port is {value!r}; TORCHROOM_CONSOLE_PORT must be a whole "
+            f"number from 1 to {PORT_MAX}."
+        )
+    return int(value)

@@ -1,0 +1,1 @@
+"""How a ledger's tables become those of this version; `database.migrate` runs them."""

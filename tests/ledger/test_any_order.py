@@ -1,0 +1,387 @@
+"""Everything that can happen to leases, in any order, against a naive model (I3-I5).
+
+Holds, meters that start, settlements at any moments, ends of every kind, grants,
+expiry, duplicates, restarts, two hubs at once, and a crash before any statement. After
+every step the whole ledger is audited. At the end every lease has cost its price x its
+seconds, to the microtoken.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from ledger.lab import ANA, BEN, FREE, GPU, PRICES, SMALL, START, Lab
+from sqlalchemy import event, select
+from torchroom.ledger.database import Database
+from torchroom.ledger.errors import NotEnough
+from torchroom.ledger.expiry import Expiry
+from torchroom.ledger.grants import Grants
+from torchroom.ledger.leases import Leases
+from torchroom.ledger.model import CPU, MICRO, Ending, Payer
+from torchroom.ledger.planning import End
+from torchroom.ledger.policy import DAY_S, Policy
+from torchroom.ledger.tables import draws
+
+CAP = 2000 * MICRO
+POLICY = Policy(hold_s=60, warn_s=(120, 60), stop_lead_s=10)
+MS = 1000
+HOUR_S = 3600
+
+users = st.sampled_from([ANA, BEN])
+courses = st.sampled_from(["", "physics", "physics", "art"])
+slots = st.sampled_from([(GPU,), (GPU, SMALL), (SMALL,), (FREE,), (CPU,)])
+pauses = st.one_of(
+    st.integers(0, 40 * MS),
+    st.integers(0, 400 * MS),
+    st.integers(0, 8000 * MS),
+)
+crashes = st.one_of(st.none(), st.none(), st.integers(0, 25))
+picks = st.integers(0, 99)
+
+Ledgers = Callable[[], AbstractContextManager[str]]
+Step = Callable[[Leases], Awaitable[Any]]
+
+
+class Crash(Exception):
+    """The process is gone."""
+
+
+@dataclass
+class Model:
+    """A lease, as anybody would write it down."""
+
+    user: str
+    per_hour: int
+    held_ms: int
+    ready_ms: int | None = None
+    used_s: int | None = None  # when it has ended
+
+
+def at(ms: int) -> datetime:
+    """Return a moment."""
+    return START + timedelta(milliseconds=ms)
+
+
+@contextmanager
+def crash(db: Database, statement: int | None) -> Iterator[None]:
+    """Fail before the nth statement that writes, or before the commit after it."""
+    if statement is None:
+        yield
+        return
+    engine, left = db._writers.sync_engine, [statement]
+
+    def count(*_: object) -> None:
+        if left[0] == 0:
+            left[0] = -1
+            raise Crash
+        left[0] -= 1
+
+    for name in ("before_cursor_execute", "commit"):
+        event.listen(engine, name, count)
+    try:
+        yield
+    finally:
+        for name in ("before_cursor_execute", "commit"):
+            event.remove(engine, name, count)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """One ledger, a hub that is restarted at will, and the model."""
+
+    def __init__(self, ledgers: Ledgers) -> None:
+        super().__init__()
+        self.made = ledgers()
+        self.url = self.made.__enter__()
+        self.runner = asyncio.Runner()
+        self.db = Database.open(self.url)
+        self.lab = Lab(self.db, POLICY)
+        self.now = 0
+        self.leases: dict[str, Model] = {}
+        self.runner.run(self.begin())
+
+    async def begin(self) -> None:
+        """Have prices, two courses, and a little for everybody."""
+        await self.lab.set_up()
+        await self.lab.endow("physics", 5000 * MICRO, student_cap=CAP)
+        await self.lab.endow("art", 300 * MICRO)
+        await self.lab.give(500 * MICRO, ANA)
+
+    def open(self, *, is_ready: bool | None = None) -> list[str]:
+        """Return the leases that have not ended."""
+        return [
+            lease_id
+            for lease_id, lease in self.leases.items()
+            if lease.used_s is None
+            and (is_ready is None or (lease.ready_ms is not None) is is_ready)
+        ]
+
+    def do(self, step: Step, crash_at: int | None = None) -> bool:
+        """Do a step; tell whether it got through, or the process crashed before."""
+
+        async def work() -> bool:
+            try:
+                with crash(self.db, crash_at):
+                    await step(Leases(self.db, POLICY))
+            except Crash:
+                return False
+            return True
+
+        is_done = self.runner.run(work())
+        if not is_done:
+            self.restart()
+        return is_done
+
+    # -- what happens ---------------------------------------------------------------
+
+    @rule(pause=pauses)
+    def wait(self, pause: int) -> None:
+        """Time goes on."""
+        self.now += pause
+
+    @rule()
+    def restart(self) -> None:
+        """The hub starts again: nothing is remembered but the database."""
+        self.runner.run(self.db.close())
+        self.db = self.lab.db = Database.open(self.url)
+
+    @rule(user=users, tokens=st.integers(1, 900), course=courses, pause=pauses)
+    def grant(self, user: str, tokens: int, course: str, pause: int) -> None:
+        """Somebody gets tokens; some of them expire."""
+        expires_at = at(self.now + pause) if pause % 3 == 1 else None
+        given = self.lab.give(
+            tokens * MICRO + 1, user, course=course, expires_at=expires_at
+        )
+        self.runner.run(given)
+
+    @rule(user=users, course=courses, types=slots, crash_at=crashes)
+    def hold(
+        self, user: str, course: str, types: tuple[str, ...], crash_at: int | None
+    ) -> None:
+        """A server is asked for; it is refused, or the hub crashes, or it is held."""
+        lease_id = f"ls_{len(self.leases)}"
+        model = Model(user, sum(PRICES[each] for each in types), self.now)
+
+        async def step(leases: Leases) -> None:
+            payer = Payer(user, "", course)
+            await leases.hold(lease_id, payer, types, at(model.held_ms))
+            self.leases[lease_id] = model
+            await leases.hold(lease_id, payer, types, at(model.held_ms + 5))
+
+        try:
+            self.do(step, crash_at)
+        except NotEnough:
+            assert lease_id not in self.leases
+
+    @precondition(lambda self: self.open(is_ready=False))
+    @rule(pick=picks, crash_at=crashes)
+    def ready(self, pick: int, crash_at: int | None) -> None:
+        """A server answers; the second message comes later and changes nothing."""
+        names = self.open(is_ready=False)
+        lease_id = names[pick % len(names)]
+
+        async def step(leases: Leases) -> None:
+            await leases.ready(lease_id, at(self.now))
+            self.leases[lease_id].ready_ms = self.now
+            await leases.ready(lease_id, at(self.now + 9000))
+
+        self.do(step, crash_at)
+
+    @precondition(lambda self: self.open(is_ready=True))
+    @rule(
+        picked=st.lists(picks, min_size=1, max_size=4),
+        back=st.one_of(st.just(0), st.just(0), pauses),
+        crash_at=crashes,
+    )
+    def settle(self, picked: list[int], back: int, crash_at: int | None) -> None:
+        """Some of those that run are settled, perhaps with an old message."""
+        names = self.open(is_ready=True)
+        running = {names[pick % len(names)]: at(self.now - back) for pick in picked}
+        if crash_at is not None:
+            self.do(lambda leases: leases.settle(running), crash_at)
+        for _ in range(2):
+            self.do(lambda leases: leases.settle(running))
+
+    @precondition(lambda self: self.open(is_ready=True))
+    @rule(pick=picks)
+    def two_hubs(self, pick: int) -> None:
+        """Another hub runs by mistake, and both settle everything and end one."""
+        names = self.open(is_ready=True)
+        ended = names[pick % len(names)]
+        running = dict.fromkeys(names, at(self.now))
+        end = End(Ending.USED, at(self.now), "by both")
+
+        async def both() -> None:
+            other = Database.open(self.url)
+            hubs = [Leases(self.db, POLICY), Leases(other, POLICY)]
+            steps = [each.settle(running) for each in hubs]
+            ends = [each.end(ended, end, now=at(self.now)) for each in hubs]
+            await asyncio.gather(*steps, *ends)
+            await other.close()
+
+        self.runner.run(both())
+        self.close(ended, end)
+
+    @precondition(lambda self: self.open())
+    @rule(
+        pick=picks,
+        ending=st.sampled_from([*Ending, Ending.USED]),
+        before=st.one_of(st.none(), st.just(0), pauses),
+        broke=pauses,
+        crash_at=crashes,
+    )
+    def end(
+        self,
+        pick: int,
+        ending: Ending,
+        before: int | None,
+        broke: int,
+        crash_at: int | None,
+    ) -> None:
+        """A container ended some time ago; the hub may crash while it notes that."""
+        names = self.open()
+        lease_id = names[pick % len(names)]
+        moment = None if before is None else at(self.now - before)
+        broke_at = at(self.now - broke) if ending is Ending.BROKE else None
+        end = End(ending, moment, "it ended", broke_at)
+
+        async def settled_until() -> datetime | None:
+            return (await Leases(self.db, POLICY).open())[lease_id]
+
+        until = self.runner.run(settled_until())
+
+        async def step(leases: Leases) -> None:
+            await leases.end(lease_id, end, now=at(self.now))
+
+        if not self.do(step, crash_at):
+            self.do(step)
+        self.close(lease_id, end, until)
+        self.do(step)
+
+    @rule(crash_at=crashes, days=st.integers(0, 2))
+    def keep_house(self, crash_at: int | None, days: int) -> None:
+        """Holds that nobody used and tokens that expired go where they belong."""
+        if days == 2:  # rarely so long
+            self.now += DAY_S * MS
+
+        async def step(_: Leases) -> None:
+            await Expiry(self.db).expire_holds(at(self.now))
+            await Grants(self.db).lapse(at(self.now))
+
+        if not self.do(step, crash_at):
+            self.do(step)
+        for lease_id in self.open(is_ready=False):
+            lease = self.leases[lease_id]
+            if lease.per_hour and lease.held_ms + DAY_S * MS <= self.now:
+                lease.used_s = 0
+
+    # -- what must be true ----------------------------------------------------------
+
+    def close(self, lease_id: str, end: End, until: datetime | None = None) -> None:
+        """Note what a lease used: from ready to its end, or to what broke first."""
+        lease = self.leases[lease_id]
+        lease.used_s = 0
+        if lease.ready_ms is None or end.ending is Ending.FAILED:
+            return
+        ends = [moment for moment in (end.at or until, end.broke_at) if moment]
+        used = min(ends) - at(lease.ready_ms)
+        lease.used_s = max(0, used // timedelta(seconds=1))
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        """The audit finds nothing, no cap is exceeded, ended leases cost their time."""
+        self.runner.run(self.look())
+
+    async def look(self) -> None:
+        """See above."""
+        await self.lab.check()
+        async with self.db.read() as conn:
+            query = select(draws.c.amount).where(draws.c.course == "physics")
+            assert all(amount <= CAP for amount in await conn.scalars(query))
+        for lease_id, lease in self.leases.items():
+            charged, seconds = await self.lab.charged(lease_id)
+            if lease.used_s is not None:
+                assert seconds == lease.used_s
+                assert charged == lease.per_hour * lease.used_s // HOUR_S
+            elif lease.ready_ms is None:
+                assert charged == 0
+            else:
+                ran_s = max(0, self.now - lease.ready_ms) // MS
+                assert charged <= lease.per_hour * ran_s // HOUR_S
+
+    def teardown(self) -> None:
+        """End what still runs; all leases together must have cost price x seconds."""
+        try:
+            self.runner.run(self.finish())
+        finally:
+            self.runner.run(self.db.close())
+            self.runner.close()
+            self.made.__exit__(None, None, None)
+
+    async def finish(self) -> None:
+        """See above."""
+        self.now += 5 * MS
+        for lease_id in self.open():
+            end = End(Ending.USED, at(self.now), "the term is over")
+            await self.lab.leases.end(lease_id, end, now=at(self.now))
+            self.close(lease_id, end)
+        assert await self.lab.leases.open() == {}
+        await self.look()
+        costs = [
+            lease.per_hour * (lease.used_s or 0) // HOUR_S
+            for lease in self.leases.values()
+        ]
+        assert await self.lab.paid() == sum(costs)
+
+
+def test_in_any_order_the_books_are_right_and_time_costs_its_price(
+    ledgers: Ledgers,
+) -> None:
+    """On SQLite and on PostgreSQL."""
+    machine: Any = lambda: AnyOrder(ledgers)  # noqa: E731 - typed as a class there
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("statement", range(0, 30, 3))
+async def test_a_crash_before_any_statement_of_an_end_undoes_all_of_it(
+    url: str, statement: int
+) -> None:
+    """The next try does it whole; nothing is charged twice."""
+    db = Database.open(url)
+    lab = await Lab(db, POLICY).set_up()
+    await lab.endow("physics", 100 * MICRO)
+    await lab.give(200 * MICRO)
+    await lab.start("ls_1", course="physics")
+    await lab.leases.settle({"ls_1": at(100 * MS)})
+    end = End(Ending.USED, at(500 * MS), "")
+    try:
+        with crash(db, statement):
+            await lab.leases.end("ls_1", end, now=at(501 * MS))
+    except Crash:
+        assert (await lab.leases.open())["ls_1"] is not None
+    await lab.check()
+    await lab.leases.end("ls_1", end, now=at(501 * MS))
+    assert await lab.charged("ls_1") == (500 * MICRO, 500)
+    assert await lab.waived("ls_1") == 200 * MICRO
+    await lab.check()
+    await db.close()
