@@ -32,7 +32,7 @@ test: ## run all tests from a clean state (what CI runs)
 	@$(PYTHON) tests/testbed/run.py
 
 test-fast: setup ## run the tests that need no engine
-	@$(BIN)/python -m pytest tests/unit tests/ledger
+	@$(BIN)/python -m pytest tests/unit tests/ledger tests/console
 
 bench: ## measure, side by side with what people would run instead (about 10 minutes)
 	@$(PYTHON) bench/class_start.py

@@ -32,8 +32,8 @@ c.SharedPasswordAuthenticator.admin_password = local.admin_password
 c.Authenticator.admin_users = {local.admin_user}
 c.Authenticator.allow_all = True
 
-# Tokens: the service with their REST API, and who may do what with them. A user may read and
-# spend the own ones, a server may read its owner's balance.
+# Tokens: the service with their REST API and page, and who may do what with them. A
+# user may read and spend the own ones, a server may read its owner's balance.
 c.JupyterHub.services = [
     {
         "name": scopes.SERVICE,
@@ -59,7 +59,7 @@ c.JupyterHub.load_roles = [
     },
     {
         "name": "token-admin",
-        "description": "Grant tokens, set prices and budgets, see everybody's statements",
+        "description": "Grant tokens, set prices and budgets, see every statement",
         "scopes": [scopes.ADMIN],
         "users": [local.admin_user],
     },

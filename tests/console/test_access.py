@@ -7,6 +7,8 @@ from jupyterhub.scopes import define_custom_scopes
 from jupyterhub.services.auth import check_scopes
 from torchroom.console import access, scopes
 from torchroom.console.access import Identity
+from torchroom.console.guards import check_identity
+from torchroom.console.refusals import NotAllowed
 
 NAMES = st.sampled_from(["alice", "bob", "ml101", "a!b", "a=b", "*", "user"])
 FILTERS = st.sampled_from(["", "user", "group", "server", "service"])
@@ -69,6 +71,14 @@ def test_a_service_has_no_tokens_of_its_own() -> None:
     assert not access.may_read_own_balance(who)
     assert not access.may_act_for_self(who)
     assert who.actor == "service alice"
+
+
+def test_a_user_cannot_pass_for_a_service() -> None:
+    """A user of that name would be recorded like the service, and meet its keys."""
+    check_identity(Identity("service", "bank", frozenset()))
+    check_identity(user("services"))
+    with pytest.raises(NotAllowed, match="must not begin with 'service '"):
+        check_identity(user("service bank"))
 
 
 def test_an_instructor_runs_the_courses_named_in_the_scopes() -> None:

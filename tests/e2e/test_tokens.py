@@ -4,10 +4,13 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 import requests
+from playwright.sync_api import Page, expect
+from testbed.browser import log_in
 from testbed.engine import wait_until
 from testbed.hub import JSON, Deployment, RefusedError, User, execute
 from testbed.tokens import TOKEN, ask, charge
@@ -110,6 +113,31 @@ def test_everybody_gets_a_welcome_once(
     assert tokens_of(user)["available"] == WELCOME
     codes = [entry["code"] for entry in history(user)]
     assert codes.count("welcome") == 1
+
+
+@pytest.mark.browser
+def test_the_page_shows_the_tokens_and_takes_a_voucher(
+    page: Page, deployment: Deployment, people: Callable[[str], User], admin: User
+) -> None:
+    """From the hub's menu, without another login; a code counts once."""
+    until = datetime.now(UTC) + timedelta(days=1)
+    made = post(admin, "/vouchers", microtokens=5 * TOKEN, expires_at=until.isoformat())
+    assert made.status_code == 201, made.text
+    (code,) = (voucher["code"] for voucher in made.json()["items"])
+    user = people("holder")
+    log_in(page, deployment, user.name)
+    page.locator("nav").get_by_role("button", name="Services").click()
+    page.get_by_role("link", name="torchroom").click()
+    expect(page.get_by_role("heading", name="Your tokens")).to_be_visible()
+    expect(page.get_by_text("100 tokens", exact=True).first).to_be_visible()
+    page.get_by_label("Code").fill(code.lower())
+    page.get_by_role("button", name="Redeem").click()
+    expect(page.get_by_role("status")).to_have_text("Redeemed: 5 tokens.")
+    expect(page.get_by_text("105 tokens", exact=True)).to_be_visible()
+    page.get_by_label("Code").fill(code)
+    page.get_by_role("button", name="Redeem").click()
+    expect(page.get_by_role("status")).not_to_contain_text("Redeemed")
+    assert tokens_of(user)["available"] == WELCOME + 5 * TOKEN
 
 
 # -- who may -------------------------------------------------------------------------

@@ -87,6 +87,7 @@ c.JupyterHub.services = [
         "command": metering.CONSOLE,
         "environment": settings.of_console(os.environ),
         "oauth_no_confirm": True,
+        "oauth_client_allowed_scopes": list(scopes.OF_PAGE),
     }}
 ]
 c.JupyterHub.load_roles = [

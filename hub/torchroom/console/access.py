@@ -6,6 +6,9 @@ from typing import Literal
 
 from torchroom.console.scopes import ADMIN, BALANCE, COURSE, SELF
 
+AS_SERVICE = "service "
+"""Before a service's name, where it is recorded as the one who asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -27,7 +30,7 @@ class Identity:
     @property
     def actor(self) -> str:
         """What is recorded as the one who asked."""
-        return self.name if self.kind == "user" else f"service {self.name}"
+        return self.name if self.kind == "user" else AS_SERVICE + self.name
 
     def has(self, scope: str, **only: str) -> bool:
         """Whether the token has this scope, unfiltered or for just this thing.

@@ -14,7 +14,7 @@ from fastapi.security.base import SecurityBase
 from pydantic import AfterValidator
 
 from torchroom.console import access, scopes
-from torchroom.console.access import Identity
+from torchroom.console.access import AS_SERVICE, Identity
 from torchroom.console.hub import Hub
 from torchroom.console.refusals import NotAllowed, NotIdentified
 from torchroom.ledger.names import NAME_MAX, check_name
@@ -75,6 +75,22 @@ class _HubToken(SecurityBase):
 ConsoleOf = Annotated[Console, Depends(console_of)]
 
 
+def check_identity(who: Identity) -> Identity:
+    """Return who asks, if nobody else is recorded under the same name.
+
+    Raises:
+        BadInput: The ledger takes no such names.
+        NotAllowed: A user has the name under which a service is recorded.
+    """
+    check_name(who.name, "Your name")
+    if who.kind == "user" and who.name.startswith(AS_SERVICE):
+        raise NotAllowed(
+            f"A user's name must not begin with {AS_SERVICE!r} here. Ask an admin to "
+            "rename you."
+        )
+    return who
+
+
 async def who_asks(
     console: ConsoleOf, token: Annotated[str, Security(_HubToken())]
 ) -> Identity:
@@ -87,8 +103,7 @@ async def who_asks(
     who = await console.hub.identify(token)
     if who is None:
         raise NotIdentified("The hub does not know this token. Make a new one there.")
-    check_name(who.name, "Your name")
-    return who
+    return check_identity(who)
 
 
 Who = Annotated[Identity, Depends(who_asks)]

@@ -17,14 +17,13 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 
 from torchroom.console import access
 from torchroom.console.access import Identity
-from torchroom.console.guards import Console, console_of
+from torchroom.console.guards import Console, check_identity, console_of
 from torchroom.console.login import LOGIN_S, SESSION_S, Attempt, Session, Sessions
 from torchroom.console.refusals import NotAllowed
 from torchroom.ledger.amounts import text_of
 from torchroom.ledger.errors import LedgerError
 from torchroom.ledger.forecast import duration_text
 from torchroom.ledger.model import Kind
-from torchroom.ledger.names import check_name
 
 FOLDER = Path(__file__).parent / "page"
 ENTRIES = 20
@@ -157,7 +156,7 @@ async def _signed_in(
     if who is None:
         pages.sessions.end(name)
         return None, None
-    check_name(who.name, "Your name")
+    check_identity(who)
     if not access.may_act_for_self(who):
         raise NotAllowed("You may not see tokens here. Ask an admin of this site.")
     return session, who
