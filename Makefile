@@ -34,7 +34,7 @@ test: ## run all tests from a clean state (what CI runs)
 test-fast: setup ## run the tests that need no engine
 	@$(BIN)/python -m pytest tests/unit tests/ledger tests/console
 
-bench: ## measure, side by side with what people would run instead (about 10 minutes)
+bench: ## measure, side by side with what people would run instead (about 20 minutes)
 	@$(PYTHON) bench/class_start.py
 	@$(BIN)/python bench/choice.py
 	@$(BIN)/python bench/pool.py

@@ -19,7 +19,7 @@ from torchroom.ledger.model import Code, Kind, Posting, Transaction
 from torchroom.ledger.statements import Statements
 from torchroom.ledger.tables import draws, hold_ends, holds, leases
 
-from tokens.seeds import AT, CHUNK, add_courses, check, grant
+from tokens.seeds import AT, CHUNK, add_courses, analyze, check, grant
 from tokens.watch import quantile
 
 N_PAGES, LIMIT = 200, 50
@@ -163,6 +163,7 @@ def _cursors(newest: str, last: datetime) -> Iterator[str]:
 async def measure(db: Database, n_postings: int) -> dict[str, Any]:
     """Measure pages all over the history, as people read it and every posting."""
     last = await seed(db, n_postings)
+    await analyze(db)
     statements = Statements(db)
     found = []
     for full in (False, True):

@@ -10,7 +10,7 @@ from torchroom.ledger.leases import Leases
 from torchroom.ledger.policy import Policy
 from torchroom.ledger.tables import leases
 
-from tokens.seeds import AT, HOLD_S, SPREAD_S, add_leases, check
+from tokens.seeds import AT, HOLD_S, SPREAD_S, add_leases, analyze, check
 from tokens.watch import cpu_of, rss_mib, watch
 
 STEP_S = 60
@@ -34,6 +34,7 @@ async def one_pass(
 async def measure(db: Database, n: int, server: int | None) -> dict[str, Any]:
     """Measure passes over n leases, and check that every charge is exact."""
     rates = await add_leases(db, n)
+    await analyze(db)
     at, before = AT, rss_mib()
     await one_pass(db, rates, at, server)  # connections, statements
     idle = await one_pass(db, rates, at, server)

@@ -62,6 +62,9 @@ def _keep_trying(url: str, listing: str) -> None:
             _prepare(url, listing)
         except Unavailable:
             continue
+        except Exception:  # a bug here must not end the thread without a word
+            log.exception("the ledger is not ready, trying again")
+            continue
         log.warning("the ledger is ready")
         return
 

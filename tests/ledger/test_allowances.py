@@ -453,3 +453,18 @@ def test_the_budget_of_a_plan_is_used_in_order() -> None:
     who = [Standing("a", 0, None), Standing("b", 0, None), Standing("c", 7, None)]
     assert plan(allowance(Mode.REFILL, 10), who, 14) == {"a": 10, "c": 3}
     assert plan(allowance(Mode.ADD, TOKEN), who, 0) == {}
+
+
+async def test_an_allowance_that_is_defined_anew_is_not_given_twice_a_period(
+    allowances: Allowances, books: Books
+) -> None:
+    """Who has had the old one gets the new amount from the next period on."""
+    await books.course(100)
+    first = await defined(allowances, 5)
+    await allowances.apply({COURSE: CLASS[:2]}, NOW)
+    await allowances.end(first.id, course=COURSE, at=NOW)
+    await defined(allowances, 6)
+    await allowances.apply({COURSE: CLASS}, NOW)
+    assert await of(books) == [5, 5, 6]
+    await allowances.apply({COURSE: CLASS}, NOW + WEEK)
+    assert sum(await of(books)) > 5 + 5 + 6

@@ -357,3 +357,15 @@ async def test_students_are_all_who_have_or_had_something(
     ada, kim = Student("ada", 4, 4), Student("kim", 3, 0)
     assert await courses.students(COURSE, at=NOW) == [ada, kim, Student("zoe", 0, 5)]
     assert await courses.students(COURSE, at=NOW + HOUR) == [ada, kim]
+
+
+async def test_what_a_server_holds_is_not_the_instructors_to_return(
+    courses: Courses, books: Books
+) -> None:
+    """Else what the server gives back later would have no draw to come off."""
+    await books.course(10, cap=5)
+    await books.give("ada", 60, course=COURSE)
+    await books.hold("lease", "ada", {Account(Kind.COURSE, COURSE): 3})
+    with pytest.raises(NotEnough, match="was given 0 tokens from this course"):
+        await courses.give_back(COURSE, "ada", 1, key="r", actor="t", at=NOW)
+    assert await books.drawn("ada") == 3

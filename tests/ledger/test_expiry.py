@@ -7,6 +7,7 @@ import pytest
 from ledger.books import COURSE, DAY, HOUR, NOW, Books
 from sqlalchemy import select
 from torchroom.ledger.database import Database
+from torchroom.ledger.errors import NotFound
 from torchroom.ledger.expiry import REASON, Expiry
 from torchroom.ledger.leases import Leases
 from torchroom.ledger.model import Account, Ending, Kind, Payer
@@ -109,7 +110,8 @@ async def test_a_hold_of_the_metering_expires_and_its_late_end_changes_nothing(
         expiry.expire_holds(NOW + DAY),
         *(metering.end(f"lease{n}", failed, now=NOW + DAY) for n in range(4)),
     )
-    await metering.ready("lease0", NOW + DAY)
+    with pytest.raises(NotFound):
+        await metering.ready("lease0", NOW + DAY)
     await metering.end("lease0", failed, now=NOW + DAY)
 
     assert await books.of("ada") == 5000

@@ -21,7 +21,13 @@ from ledger.lab import (
 )
 from torchroom.ledger import leases as module
 from torchroom.ledger.database import Database
-from torchroom.ledger.errors import BadInput, KeyReused, NotEnough, UnknownPrice
+from torchroom.ledger.errors import (
+    BadInput,
+    KeyReused,
+    NotEnough,
+    NotFound,
+    UnknownPrice,
+)
 from torchroom.ledger.model import CPU, HOLDS, MICRO, Account, Ending, Kind, Payer
 from torchroom.ledger.outlook import Notice
 from torchroom.ledger.planning import End
@@ -284,7 +290,6 @@ async def test_ending_twice_ends_once(lab: Lab) -> None:
 
 async def test_a_lease_that_the_ledger_does_not_know_changes_nothing(lab: Lab) -> None:
     """It was never held: there is nothing to charge."""
-    await lab.leases.ready("ls_9", at(0))
     await lab.leases.settle({"ls_9": at(100)})
     await lab.end("ls_9", used(100))
     assert await lab.leases.open() == {}
@@ -564,3 +569,49 @@ async def test_microseconds_do_not_add_up(lab: Lab) -> None:
     end = End(Ending.USED, ready + timedelta(seconds=2500, microseconds=-1), "")
     await lab.end("ls_1", end)
     assert await lab.charged("ls_1") == (2499 * MICRO, 2499)
+
+
+# ------------------------------------------------------------------- found by a review
+
+
+async def test_a_server_whose_hold_was_given_back_is_not_started(lab: Lab) -> None:
+    """It would never be charged; nor would one that the ledger never heard of."""
+    await lab.give(1000 * MICRO)
+    await lab.hold("ls_1")
+    await lab.end("ls_1", failed(10))
+    for lease_id in ("ls_1", "ls_unknown"):
+        with pytest.raises(NotFound, match="Start it again"):
+            await lab.leases.ready(lease_id, at(20))
+    assert (await lab.has(), await lab.paid()) == (1000 * MICRO, 0)
+
+
+async def test_to_be_ready_twice_is_no_error_even_after_the_end(lab: Lab) -> None:
+    """A repeated call changes nothing."""
+    await lab.give(1000 * MICRO)
+    await lab.start("ls_1")
+    await lab.end("ls_1", used(10))
+    await lab.leases.ready("ls_1", at(20))
+    assert await lab.paid() == 10 * MICRO
+
+
+async def test_what_is_held_can_be_used_after_it_expired(lab: Lab) -> None:
+    """A few other tokens are no reason to give it back, where it would be lost."""
+    await lab.give(600 * MICRO, expires_at=at(200))
+    await lab.start("ls_1")
+    await lab.give(2 * MICRO)
+    found = await lab.leases.settle({"ls_1": at(301)})
+    assert [each.must_end for each in found.notices if each.must_end] == []
+    await run_until(lab, 602, "ls_1")
+    await lab.end("ls_1", used(602))
+    assert (await lab.paid(), await lab.waived("ls_1")) == (602 * MICRO, 0)
+
+
+async def test_a_refund_can_be_spent_even_if_those_tokens_expired(lab: Lab) -> None:
+    """Else the platform's fault would cost them."""
+    await lab.give(600 * MICRO, expires_at=at(500))
+    await lab.give(1000 * MICRO)
+    await lab.start("ls_1")
+    await lab.leases.settle({"ls_1": at(400)})
+    await lab.end("ls_1", broke(600, 100))
+    assert await lab.has() == 1300 * MICRO
+    await lab.check()

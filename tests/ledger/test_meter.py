@@ -20,6 +20,7 @@ from gpuspawner.model import (
 )
 from ledger.lab import ANA, BEN, GPU, HOUR, POLICY, PRICES, Lab, at
 from sqlalchemy import text, update
+from torchroom.ledger.audit import audit
 from torchroom.ledger.database import Database
 from torchroom.ledger.meter import UNREACHABLE, UNSOUND, LedgerMeter
 from torchroom.ledger.model import CPU, MICRO, REVENUE, Kind
@@ -342,6 +343,24 @@ async def test_the_audit_is_made_once(meter: LedgerMeter, lab: Lab) -> None:
     async with lab.db.read() as conn:
         count = await conn.scalar(text("SELECT count(*) FROM audits"))
     assert count == 1
+
+
+async def test_the_daily_audit_stops_what_costs_tokens_in_a_running_hub(
+    meter: LedgerMeter, lab: Lab, clock: Clock
+) -> None:
+    """Whoever made it; the form says so, and a repaired ledger is found by itself."""
+    await lab.give(5000 * MICRO)
+    await meter.hold(lease("ls_0"), payer(), at(0))
+    await spoil(lab)
+    await audit(lab.db, at(5))
+    with pytest.raises(MeterFailed) as failed:
+        await meter.hold(lease(), payer(), at(10))
+    assert str(failed.value) == UNSOUND
+    gpu, cpu = await meter.quote(payer(), [(GPU,), (CPU_TYPE,)], at(11))
+    assert (gpu.refusal, cpu) == (UNSOUND, Quote(0))
+    await mend(lab)
+    clock.at = at(90)
+    await meter.hold(lease(), payer(), at(90))
 
 
 async def test_without_its_database_only_cpu_servers_start(clock: Clock) -> None:

@@ -27,8 +27,7 @@ def test_a_lease_costs_the_same_however_it_is_cut(
     """One run over [a, c] equals runs over [a, b] and [b, c]; so for many cuts."""
     ends = [0, *cuts]
     slices = [
-        charge(per_hour, end) - charge(per_hour, start)
-        for start, end in pairwise(ends)
+        charge(per_hour, end) - charge(per_hour, start) for start, end in pairwise(ends)
     ]
     assert sum(slices) == charge(per_hour, cuts[-1])
     assert all(cost >= 0 for cost in slices)

@@ -244,8 +244,23 @@ def zone_of(name: str) -> ZoneInfo:
 
 
 def _users_with_portion(allowance: Allowance, period: Period) -> Select[str]:
-    return select(portions.c.user).where(
-        portions.c.allowance_id == allowance.id, portions.c.period == period.key
+    """Return who has a portion of this period, or had one of an allowance that ended.
+
+    So an allowance that is ended and defined anew with another amount does not give
+    everybody a second portion.
+    """
+    same_kind = (table.c.course == allowance.course) & (
+        table.c.period == allowance.every
+    )
+    return (
+        select(portions.c.user)
+        .distinct()
+        .join(table, table.c.id == portions.c.allowance_id)
+        .where(
+            portions.c.period == period.key,
+            same_kind,
+            (table.c.id == allowance.id) | (table.c.ended_at != NEVER),
+        )
     )
 
 

@@ -238,8 +238,8 @@ class Courses:
     ) -> Recorded:
         """Return tokens that a student has for a course to the course's wallet.
 
-        At most what the student drew from it: what an admin gave the student for this
-        course is not the instructor's.
+        At most what the student was given from it by hand: what servers drew from it is
+        spent or held, and what an admin gave for this course is not the instructor's.
 
         Raises:
             BadInput, NotFound, KeyReused: As `budget`.
@@ -254,14 +254,15 @@ class Courses:
 
         async def work(conn: AsyncConnection) -> Recorded:
             await check_earmark(conn, course)
-            drawn = await draws.drawn(conn, [share], lock=True)
+            await draws.drawn(conn, [share], lock=True)
             found = await wallets(conn, [owner, (Kind.COURSE, course)], lock=True)
             known = await find(conn, key, code=Code.RETURN, request=request)
             if known:
                 return known
-            if drawn[share] < amount:
+            given = await draws.given(conn, share)
+            if given < amount:
                 raise NotEnough(
-                    f"{user} has {text_of(drawn[share])} from this course, not "
+                    f"{user} was given {text_of(given)} from this course, not "
                     f"{text_of(amount)}. Nothing was changed."
                 )
             earmarked = [each for each in found[owner] if each.account.course == course]

@@ -7,12 +7,13 @@ start together cannot both use the same rest of the cap.
 
 from collections.abc import Collection, Mapping
 
-from sqlalchemy import bindparam, select, tuple_, update
+from sqlalchemy import Select, bindparam, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from torchroom.ledger.drawing import Share
-from torchroom.ledger.tables import courses, draws
+from torchroom.ledger.model import Code, Kind
+from torchroom.ledger.tables import accounts, courses, draws, postings, transactions
 
 
 async def drawn(
@@ -76,6 +77,29 @@ async def adjust(conn: AsyncConnection, changes: Mapping[Share, int]) -> None:
         .values(amount=draws.c.amount + bindparam("change")),
         rows,
     )
+
+
+def by_hand() -> Select[str, str, int]:
+    """Return what students were given from courses' wallets, less what was returned.
+
+    Columns course, user, total. The rest of what they drew went to their servers.
+    """
+    course, user = accounts.c.course, accounts.c.name.label("user")
+    codes = [Code.HAND_OUT.value, Code.ALLOWANCE.value, Code.RETURN.value]
+    return (
+        select(course, user, func.sum(postings.c.amount).label("total"))
+        .join(accounts, accounts.c.id == postings.c.account_id)
+        .join(transactions, transactions.c.id == postings.c.transaction_id)
+        .where(accounts.c.kind == Kind.USER.value, transactions.c.code.in_(codes))
+        .group_by(course, user)
+    )
+
+
+async def given(conn: AsyncConnection, share: Share) -> int:
+    """Return what a student was given by hand and has not returned, in microtokens."""
+    of_share = (accounts.c.course == share.course) & (accounts.c.name == share.user)
+    row = (await conn.execute(by_hand().where(of_share))).first()
+    return int(row.total) if row else 0
 
 
 async def _make(conn: AsyncConnection, shares: Collection[Share]) -> None:

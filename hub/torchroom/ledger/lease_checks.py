@@ -14,6 +14,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from torchroom.ledger.amounts import text_of
+from torchroom.ledger.draws import by_hand
 from torchroom.ledger.findings import Check, told, wrong
 from torchroom.ledger.model import Code, Kind
 from torchroom.ledger.pricing import charge
@@ -173,7 +174,7 @@ async def shared(conn: AsyncConnection) -> list[str]:
 async def drawn(conn: AsyncConnection) -> list[str]:
     """What each student drew from a course's wallet is what the postings say."""
     drew: dict[tuple[str, str], int] = {}
-    for query in (_drawn_by_leases(), _drawn_by_hand()):
+    for query in (_drawn_by_leases(), by_hand()):
         for row in await conn.execute(query):
             share = (row.course, row.user)
             drew[share] = drew.get(share, 0) + int(row.total)
@@ -260,18 +261,5 @@ def _drawn_by_leases() -> Select[str, str, int]:
         .join(transactions, transactions.c.id == postings.c.transaction_id)
         .join(leases, leases.c.id == transactions.c.lease_id)
         .where(accounts.c.kind == Kind.COURSE.value, postings.c.is_lease == 1)
-        .group_by(course, user)
-    )
-
-
-def _drawn_by_hand() -> Select[str, str, int]:
-    """Return what students were given from courses' wallets, less what was returned."""
-    course, user = accounts.c.course, accounts.c.name.label("user")
-    codes = [Code.HAND_OUT.value, Code.ALLOWANCE.value, Code.RETURN.value]
-    return (
-        select(course, user, func.sum(postings.c.amount).label("total"))
-        .join(accounts, accounts.c.id == postings.c.account_id)
-        .join(transactions, transactions.c.id == postings.c.transaction_id)
-        .where(accounts.c.kind == Kind.USER.value, transactions.c.code.in_(codes))
         .group_by(course, user)
     )

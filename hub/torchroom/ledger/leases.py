@@ -21,6 +21,7 @@ from torchroom.ledger.errors import (
     KeyReused,
     LedgerError,
     NotEnough,
+    NotFound,
     Unavailable,
 )
 from torchroom.ledger.model import MeteredLease, Payer
@@ -132,7 +133,12 @@ class Leases:
         return await self._db.run(work)
 
     async def ready(self, lease_id: str, at: datetime) -> None:
-        """Let the meter run from this moment; a second call changes nothing."""
+        """Let the meter run from this moment; a second call changes nothing.
+
+        Raises:
+            NotFound: The ledger does not know the lease, or its hold was given back
+                before: a server on it would never be charged.
+        """
         start = (
             update(leases)
             .where(leases.c.id == lease_id, lease_rows.IS_OPEN, leases.c.ready_at == 0)
@@ -140,7 +146,14 @@ class Leases:
         )
 
         async def work(conn: AsyncConnection) -> None:
-            await conn.execute(start)
+            if (await conn.execute(start)).rowcount:
+                return
+            lease = await lease_rows.find(conn, lease_id)
+            if lease is None or lease.ready_at is None:
+                raise NotFound(
+                    "The tokens that were reserved for this server were given back "
+                    "before it was ready. Start it again."
+                )
 
         await self._db.run(work)
 

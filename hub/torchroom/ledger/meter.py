@@ -78,7 +78,8 @@ class LedgerMeter:
         self._figures = figures
         self._welcomed: set[str] = set()
         self._uncounted: set[str] = set()
-        self._audit: asyncio.Task[str] | None = None
+        self._audit: asyncio.Task[None] | None = None
+        self._problem = ""  # of the latest audit
         self._audit_again_at: datetime | None = None
 
     async def courses(self, groups: Sequence[str]) -> Mapping[str, str]:
@@ -104,12 +105,15 @@ class LedgerMeter:
         who = _payer(payer)
         try:
             with _in_the_plugins_words():
-                self._begin_audit()
+                self._begin_audit()  # the form does not wait for it
+                if self._problem:
+                    raise Corrupt(UNSOUND)
                 await self._give_what_is_due(who, at)
                 costs = await self._ledger.leases.quote(who, choices, at)
                 later = await self._later(who, at, costs)
-        except MeterFailed:
-            costs, later = [Cost(None, UNREACHABLE) for _ in choices], ""
+        except MeterFailed as error:
+            why = UNSOUND if isinstance(error.__cause__, Corrupt) else UNREACHABLE
+            costs, later = [Cost(None, why) for _ in choices], ""
         except NotPayable as error:
             costs, later = [Cost(None, str(error)) for _ in choices], ""
         return [
@@ -274,7 +278,7 @@ class LedgerMeter:
             f"{when:%A %d %B, %H:%M} ({allowance.time_zone})."
         )
 
-    def _begin_audit(self) -> asyncio.Task[str]:
+    def _begin_audit(self) -> asyncio.Task[None]:
         """Return the audit that counts now: it is made once, and again if it failed."""
         is_stale = self._audit_again_at and self._now() >= self._audit_again_at
         if self._audit is None or (is_stale and self._audit.done()):
@@ -289,21 +293,36 @@ class LedgerMeter:
             Corrupt: It did not: no tokens are moved, so that it can be repaired.
         """
         # Shielded: a start that is given up must not end the audit for the others.
-        if await asyncio.shield(self._begin_audit()):
+        await asyncio.shield(self._begin_audit())
+        if not self._problem:
+            await self._heed_others()
+        if self._problem:
             raise Corrupt(UNSOUND)
 
-    async def _make_audit(self) -> str:
-        """Return the first problem, "" if there is none."""
+    async def _heed_others(self) -> None:
+        """Believe the latest audit, whoever made it: the console does every day."""
+        last = await self._ledger.last_audit()
+        if last and last.problems:
+            self._note(last.problems[0])
+
+    def _note(self, problem: str) -> None:
+        """Move no tokens from now on, and look again later."""
+        log.error("ledger audit failed, no tokens are moved: %s", problem)
+        self._problem = problem
+        self._audit_again_at = self._now() + AUDIT_AGAIN
+
+    async def _make_audit(self) -> None:
         try:
             found = await self._ledger.audit(self._now())
         except (LedgerError, SQLAlchemyError) as error:
-            problem = f"it could not be made: {error}"
+            self._note(f"it could not be made: {error}")
+        except Exception as error:  # or nobody would ever look again
+            log.exception("ledger audit failed")
+            self._note(f"it could not be made: {error}")
         else:
-            problem = "; ".join(found.problems[:3])
-        if problem:
-            log.error("ledger audit failed, no tokens are moved: %s", problem)
-            self._audit_again_at = self._now() + AUDIT_AGAIN
-        return problem
+            self._problem = ""
+            if found.problems:
+                self._note("; ".join(found.problems[:3]))
 
 
 @contextlib.contextmanager

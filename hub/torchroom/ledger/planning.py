@@ -143,8 +143,8 @@ class Plan:
             at: When these were over; what expired by then is not drawn.
         """
         payer, hold_s = standing.lease.payer, self._policy.hold_s
-        available = self.wallets.available(payer, at)
-        if not standing.tab.is_due(used_s, available, hold_s):
+        within_reach = self.wallets.available(payer, at) - _lost(standing, used_s, at)
+        if not standing.tab.is_due(used_s, within_reach, hold_s):
             return standing
         after = self._resolve(standing, standing.tab.settle_to(used_s), at)
         available = self.wallets.available(payer, at)
@@ -194,6 +194,7 @@ class Plan:
         if used_s < standing.lease.settled_s:
             after = self._resolve(standing, standing.lease.settled_s, ended_at)
             back = summed(newest_first(paid, -after.tab.cost_until(used_s)))
+            back = summed(_lasting(part, end.at or ended_at) for part in back)
             after = self._refund(after, back, ended_at, end.reason)
         elif standing.lease.per_hour:
             after = self._resolve(standing, standing.tab.settle_to(used_s), ended_at)
@@ -305,6 +306,30 @@ class Plan:
     def _add(self, transaction: Transaction) -> int:
         self.transactions.append(transaction)
         return len(self.transactions) - 1
+
+
+def _is_expired(part: Posting, at: datetime) -> bool:
+    expires_at = part.account.expires_at
+    return expires_at is not None and expires_at <= at
+
+
+def _lost(standing: Standing, used_s: int, at: datetime) -> int:
+    """Return what of the open hold nobody could hold again, were it given back now.
+
+    It was drawn from tokens that have expired meanwhile; held, it can still be used.
+    """
+    if standing.hold is None:
+        return 0
+    cost = standing.tab.cost_until(standing.tab.settle_to(used_s))
+    _, rest = consume(standing.hold.parts, cost)
+    return sum(part.amount for part in rest if _is_expired(part, at))
+
+
+def _lasting(part: Posting, at: datetime) -> Posting:
+    """Return a refund that can be used: not to an account that expired meanwhile."""
+    if not _is_expired(part, at):
+        return part
+    return Posting(replace(part.account, expires_at=None), part.amount)
 
 
 def _of_courses(parts: Iterable[Posting]) -> int:
