@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from torchroom.ledger.database import Database
+from torchroom.metering import ease_collection
 
 from tokens import pages, passes, wallet
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, required=True, help="leases, starts, postings")
     parser.add_argument("--first", type=int, default=0, help="of a worker's starts")
     parser.add_argument("--server", type=int, help="the database server's process")
+    ease_collection()  # as the hub does
     print(json.dumps(asyncio.run(measure(parser.parse_args()))))
 
 

@@ -11,6 +11,7 @@ from torchroom.ledger.policy import Policy
 MINUTE_S = 60
 WARN_MINUTES_MAX = 7 * 24 * 60
 PORT_MAX = 65535
+CONSOLE_PORT = "TORCHROOM_CONSOLE_PORT"
 SECRET_LENGTH_MIN = 32
 LEDGER_URLS = ("sqlite:///", "postgresql://")
 LEDGER_VARIABLES = (
@@ -80,7 +81,7 @@ def read(env: Mapping[str, str]) -> Settings:
         proxy_api_url=env.get("TORCHROOM_PROXY_API_URL", "http://proxy:8001"),
         welcome_dir=Path(env.get("TORCHROOM_WELCOME_DIR", "/srv/torchroom/welcome")),
         home_policy=_one_of(env, "TORCHROOM_HOME_POLICY", ("keep", "delete")),
-        console_port=_within(env, "TORCHROOM_CONSOLE_PORT", 8082, 1, PORT_MAX),
+        console_port=read_console_port(env),
         console_environment=of_console(env),
         ledger=read_ledger(env),
     )
@@ -102,6 +103,15 @@ def read_ledger(env: Mapping[str, str]) -> LedgerSettings:
         ),
         topup_secret=_secret(env, "TORCHROOM_TOPUP_SECRET_FILE"),
     )
+
+
+def read_console_port(env: Mapping[str, str]) -> int:
+    """Return the port that the console listens on.
+
+    Raises:
+        SettingError: As `read`.
+    """
+    return _within(env, CONSOLE_PORT, 8082, 1, PORT_MAX)
 
 
 def of_console(env: Mapping[str, str]) -> dict[str, str]:

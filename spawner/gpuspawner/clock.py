@@ -52,11 +52,9 @@ class Clock:
         """Return UTC now; never less than before, but for `renew`."""
         return self._anchor.now(self._read())
 
-    def of_engine(
-        self, said: datetime, *, seen_running_at: datetime | None = None
-    ) -> datetime:
+    def of_engine(self, said: datetime) -> datetime:
         """Return when something was that the engine dates; see `anchor.of_wall`."""
-        return of_wall(said, self._anchor, self._read(), least=seen_running_at)
+        return of_wall(said, self._anchor, self._read())
 
     def end_of(
         self,

@@ -12,13 +12,35 @@ from traitlets import Unicode
 from gpuspawner import capping, exits, homes, incontainer, seeding
 from gpuspawner import container as c
 from gpuspawner.configuration import ConfiguredSpawner
-from gpuspawner.errors import EngineRefused, GPUSpawnerError, ProbeFailed
+from gpuspawner.errors import (
+    EngineRefused,
+    GPUSpawnerError,
+    MeterFailed,
+    ProbeFailed,
+)
 from gpuspawner.faults import Finding
-from gpuspawner.model import Lease, Limits, Owner, Payer, Slot, SlotKind
+from gpuspawner.model import (
+    Lease,
+    Limits,
+    Owner,
+    Payer,
+    Slot,
+    SlotKind,
+    Statement,
+)
 from gpuspawner.processes import Processes
 from gpuspawner.progress import Progress
 
 CLEANUP_GRACE_S = 2
+# Shown as figures of the start of a server, of which there are none.
+NO_FIGURES = Statement(
+    provider="facts",
+    is_placeholder=False,
+    balance_microtokens=None,
+    rate_microtokens_per_hour=None,
+    note="The ledger did not answer when this server started. The hub's own page shows "
+    "your balance.",
+)
 
 
 class CreatingSpawner(ConfiguredSpawner):
@@ -190,8 +212,16 @@ class CreatingSpawner(ConfiguredSpawner):
                 device.is_simulated for device in self.host.pool.devices.values()
             ),
             "limits": asdict(limits),
-            "tokens": asdict(await self.host.metering.statement(lease, payer)),
+            "tokens": asdict(await self._statement(lease, payer)),
         }
+
+    async def _statement(self, lease: Lease, payer: Payer) -> Statement:
+        """Return the owner's tokens; a server starts without the figures, too."""
+        try:
+            return await self.host.metering.statement(lease, payer)
+        except MeterFailed as error:
+            self.log.warning("no figures for lease_id=%s: %s", lease.id, error)
+            return NO_FIGURES
 
     async def check(self, created: str, lease: Lease) -> None:
         """Compare the devices in the started container with the lease."""

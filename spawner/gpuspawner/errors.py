@@ -4,7 +4,8 @@ GPUSpawnerError
 ├── Refusal              the user reads `str(error)`; `reason` labels the metric
 │   ├── InvalidSelection   what was asked for is not on offer
 │   ├── NoCapacity         no slot is free now
-│   └── NotReady           the truth about the machine is not known yet
+│   ├── NotReady           the truth about the machine is not known yet
+│   └── NotPayable         the tokens do not suffice, or there is no price
 ├── EngineUnknown        the engine did not answer: nothing is known, nothing stopped
 ├── EngineRefused        the engine answered no, with a sentence
 ├── MeterFailed          the ledger does not answer: nothing was charged or reserved

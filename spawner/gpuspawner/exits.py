@@ -117,7 +117,8 @@ def describe(container: Container, memory_bytes: int) -> Exit:
     at = container.finished_at.isoformat() if container.finished_at else ""
     if container.is_oom_killed:
         return Exit("out_of_memory", STOPPED + out_of_memory(memory_bytes), at)
-    if container.status == "created" or container.error:
+    never_ran = container.error and container.started_at is None
+    if container.status == "created" or never_ran:
         said = container.error or "it was created but never started"
         return Exit("not_started", f"Your last server did not start: {said}.", at)
     code = container.exit_code

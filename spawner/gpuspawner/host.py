@@ -26,7 +26,7 @@ from gpuspawner.exits import Exit
 from gpuspawner.health import HealthBook
 from gpuspawner.keeping import Keeper
 from gpuspawner.metering import Metering
-from gpuspawner.model import Device, LeaseState, Offer
+from gpuspawner.model import Container, Device, LeaseState, Offer
 from gpuspawner.notices import Notices
 from gpuspawner.offers import from_machine
 from gpuspawner.pool import Pool
@@ -291,6 +291,9 @@ class Host:
             for lease_id in found.drop:
                 self._forget(lease_id)
                 self.metering.lost(lease_id)
+            for row in containers:
+                if row.is_running and self._goes_on(row):
+                    self.metering.reconsider(row.labels[LEASE])
             self._notices.keep(self.claims | self.pool.leases.keys())
             self.placing.names = {row.id: row.name for row in containers}
             lease_of = {row.id: row.labels.get(LEASE) or row.id for row in containers
@@ -317,6 +320,18 @@ class Host:
                 )
         if self.pool.returned:
             self._look.set()
+
+    def _goes_on(self, found: Container) -> bool:
+        """Return whether a container has a lease that nobody is ending."""
+        lease = self.pool.leases.get(found.labels.get(LEASE, ""))
+        return (
+            lease is not None
+            and c.is_ours(self.hub_id, found)
+            and lease.state is LeaseState.ACTIVE
+            and lease.id in self.claims
+            and lease.id not in self._ending
+            and found.id not in self._removals
+        )
 
     async def _remove(self, name: str, lease_id: str) -> None:
         is_evicted = lease_id in self._evicted

@@ -10,16 +10,20 @@ The meter must learn of each end and of its exact time, whatever is killed when:
 - A lease that the meter knows and nobody else does is ended by the next pass. That is
   what a hub leaves behind that was killed between a hold and its container.
 - Why a lease must end is kept in the same file from the moment that it is decided. If
-  the hub is killed sooner, it is decided again: what was wrong still is.
+  the hub is killed sooner, it is decided again: what was wrong still is. If it is
+  killed later and the server goes on all the same, the reason is dropped: see
+  `reconsider`.
 - Whatever the meter was told twice counts once, and charges are cumulative, so that a
   call whose answer was lost is simply made again.
+- Nothing waits for a meter that hangs: after a while it counts as one that failed.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from gpuspawner import container as c
 from gpuspawner import exits, quoting
@@ -30,6 +34,7 @@ from gpuspawner.errors import (
     EngineUnknown,
     GPUSpawnerError,
     InvalidSelection,
+    MeterFailed,
     NotPayable,
 )
 from gpuspawner.exits import Exit
@@ -48,10 +53,15 @@ from gpuspawner.model import (
 from gpuspawner.pool import Pool
 from gpuspawner.ports import Engine, Meter
 
-METER_WAIT_S = 10.0  # for the meter to take an end while a stop is held up
+METER_WAIT_S = 30.0  # for any answer of the meter
+END_WAIT_S = 10.0  # for the meter to take an end while a stop is held up
+READY_TRIES_S = 5.0  # for tries to let the meter run; then the start fails
+READY_PAUSE_S = 2.0  # between two of them
+N_LOST = 4  # leases that are ended at once when their containers are gone
 BETWEEN_S = 1.0  # two passes at least
 FIRST_LOOK_S = 10.0  # after a start: what is held may last for seconds only
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+Answer = TypeVar("Answer")
 
 
 class Metering:
@@ -100,11 +110,43 @@ class Metering:
             log.error("starting without the ends of leases: %s", error)
         self._seen: dict[str, datetime] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._lost_at_once = asyncio.Semaphore(N_LOST)
         self._sending: dict[str, asyncio.Task[bool]] = {}
+        self._calls: set[asyncio.Task[Any]] = set()
         self._alarm: asyncio.TimerHandle | None = None
 
     def _to_json(self) -> Mapping[str, object]:
         return self._endings.to_json()
+
+    async def _ask(
+        self, call: Coroutine[Any, Any, Answer], wait_s: float | None = None
+    ) -> Answer:
+        """Return what the meter answers.
+
+        A call that takes too long is cancelled, but not waited for: a driver that waits
+        for a database may do so even then.
+
+        Raises:
+            Refusal: It answers that.
+            MeterFailed: Or nothing within `wait_s` seconds, METER_WAIT_S by default.
+        """
+        limit_s = METER_WAIT_S if wait_s is None else wait_s
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._forget_call)
+        try:
+            await asyncio.wait({task}, timeout=limit_s)
+        finally:
+            is_over = task.done()
+            task.cancel()
+        if not is_over:
+            raise MeterFailed(f"The ledger did not answer within {limit_s:g} seconds.")
+        return task.result()
+
+    def _forget_call(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever gave up waiting for it does not read it
 
     # -- before a lease ------------------------------------------------------------
 
@@ -114,7 +156,7 @@ class Metering:
         Raises:
             MeterFailed: The meter does not answer.
         """
-        return await self._meter.courses(groups)
+        return await self._ask(self._meter.courses(groups))
 
     async def payer(self, owner: Owner, groups: Sequence[str], course: str) -> Payer:
         """Return who pays for a server that is started for this course, "" for none.
@@ -151,7 +193,10 @@ class Metering:
         every = [choice for row in asked for choice in row]
         now, answers = self._clock.now(), []
         if every:
-            answers = [await self._meter.quote(payer, every, now) for payer in payers]
+            answers = [
+                await self._ask(self._meter.quote(payer, every, now))
+                for payer in payers
+            ]
         tags, at = [], 0
         for row in asked:
             tags.append(quoting.tag([found[at : at + len(row)] for found in answers]))
@@ -178,7 +223,7 @@ class Metering:
             Refusal: It cannot be paid for.
             MeterFailed: Whether it is reserved is not known.
         """
-        await self._meter.hold(lease, payer, self._clock.now())
+        await self._ask(self._meter.hold(lease, payer, self._clock.now()))
 
     async def statement(self, lease: Lease, payer: Payer) -> Statement:
         """Return the owner's balance and what this lease burns.
@@ -186,16 +231,28 @@ class Metering:
         Raises:
             MeterFailed: The meter does not answer.
         """
-        return await self._meter.statement(lease, payer, self._clock.now())
+        return await self._ask(self._meter.statement(lease, payer, self._clock.now()))
 
     async def ready(self, lease_id: str) -> None:
         """Let the meter run from now on: the server answers.
+
+        A meter that fails is asked again for a few seconds, for the same time.
 
         Raises:
             MeterFailed: Whether it runs is not known.
         """
         at = self._clock.now()
-        await self._meter.ready(lease_id, at)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + READY_TRIES_S
+        while True:
+            try:
+                await self._ask(self._meter.ready(lease_id, at))
+                break
+            except MeterFailed as error:
+                if loop.time() + READY_PAUSE_S > give_up_at:
+                    raise
+                self.log.warning("will try again lease_id=%s: %s", lease_id, error)
+            await asyncio.sleep(READY_PAUSE_S)
         self._seen[lease_id] = at
         self._look_in(FIRST_LOOK_S)
 
@@ -209,15 +266,29 @@ class Metering:
             self._endings.decide(lease_id, why, overrules=why == exits.NOT_STARTED)
             self._file.changed()
 
+    def reconsider(self, lease_id: str) -> None:
+        """Drop why a lease must end: its server goes on.
+
+        A hub that is killed after it decided an end, and before the container stopped,
+        leaves such a reason. It is not why the server ends hours later.
+        """
+        if self._endings.why.pop(lease_id, None):
+            self.log.warning("its end is taken back lease_id=%s", lease_id)
+            self._file.changed()
+
     def lost(self, lease_id: str) -> None:
-        """Note that a lease's container is gone, by whomever; see `finished`."""
+        """Note that a lease's container is gone, by whomever; see `finished`.
+
+        It is ended in the background: few at once, and none twice at once.
+        """
         if lease_id not in self._under_way:
             task = asyncio.create_task(self._lost(lease_id))
             self._under_way[lease_id] = task
 
     async def _lost(self, lease_id: str) -> None:
         try:
-            await self.finished(lease_id)
+            async with self._lost_at_once:
+                await self.finished(lease_id)
         except Exception:  # nobody awaits this task
             self.log.exception("not ended, will try again lease_id=%s", lease_id)
         finally:
@@ -271,9 +342,9 @@ class Metering:
         if lease_id in self._seen:
             return self._seen[lease_id]
         try:  # the hub has just started
-            async with asyncio.timeout(METER_WAIT_S):
-                return (await self._meter.open_leases()).get(lease_id)
-        except (GPUSpawnerError, TimeoutError) as error:
+            is_open = await self._ask(self._meter.open_leases(), END_WAIT_S)
+            return is_open.get(lease_id)
+        except GPUSpawnerError as error:
             self.log.warning("use so far unknown lease_id=%s: %s", lease_id, error)
         except Exception:  # a bug in a meter must not keep a GPU from the next user
             self.log.exception("use so far unknown lease_id=%s", lease_id)
@@ -282,7 +353,7 @@ class Metering:
     async def _hand_in(self, lease_id: str) -> bool:
         """Return whether the meter has taken an end; it may still do so later.
 
-        What was begun is not cancelled: a call that is cut off may count or not.
+        What was begun goes on: a stop does not wait for it as long as a pass does.
         """
         if lease_id not in self._endings.ends:
             return True
@@ -290,12 +361,12 @@ class Metering:
         if task is None:
             task = asyncio.create_task(self._send(lease_id))
             self._sending[lease_id] = task
-        await asyncio.wait({task}, timeout=METER_WAIT_S)
+        await asyncio.wait({task}, timeout=END_WAIT_S)
         return task.done() and not task.cancelled() and task.result()
 
     async def _send(self, lease_id: str) -> bool:
         try:
-            await self._meter.end(lease_id, self._endings.ends[lease_id])
+            await self._ask(self._meter.end(lease_id, self._endings.ends[lease_id]))
         except GPUSpawnerError as error:
             self.log.error("end not taken, kept lease_id=%s: %s", lease_id, error)
             return False
@@ -318,11 +389,14 @@ class Metering:
             MeterFailed: Nothing is lost; the next pass charges for all the time.
             EngineUnknown: Likewise: what may have stopped is not charged as running.
         """
+        if self._alarm is not None:
+            self._alarm.cancel()  # this is the pass that it was set for
+            self._alarm = None
         for lease_id in list(self._endings.ends):
             await self._hand_in(lease_id)
             if lease_id in self._sending:
                 break  # the meter hangs
-        is_open = await self._meter.open_leases()
+        is_open = await self._ask(self._meter.open_leases())
         if not self._pool.is_ready:
             self._look_in(BETWEEN_S)  # the hub has just started
             return
@@ -355,13 +429,13 @@ class Metering:
         known = here.keys() | leases.keys() | self._under_way.keys()
         lost = is_open.keys() - known - self._endings.ends.keys()
         if running:
-            settlement = await self._meter.settle(running)
+            settlement = await self._ask(self._meter.settle(running))
             self._seen.update(running)
             self._act(settlement)
         for lease_id in sorted(lost):
             if is_open[lease_id] is None:
                 self.decide(lease_id, exits.NOT_STARTED)
-            await self.finished(lease_id)
+            self.lost(lease_id)
 
     def _act(self, settlement: Settlement) -> None:
         """Do what follows from settling."""

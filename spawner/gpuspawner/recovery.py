@@ -30,11 +30,6 @@ class Plan:
     drop: tuple[str, ...] = ()
     foreign: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether containers and leases already agree."""
-        return not (self.adopt or self.remove or self.drop)
-
 
 def plan(
     hub: str,

@@ -61,7 +61,7 @@ class StartingSpawner(CreatingSpawner):
     _choice: object = None
     _is_starting = False
     _memory_bytes = 0
-    _boot_timeout_s = 0
+    _prepare_timeout_s = 0
     _oom_seen_at: datetime | None = None
 
     # -- choosing ----------------------------------------------------------------
@@ -72,7 +72,7 @@ class StartingSpawner(CreatingSpawner):
         # The last thing JupyterHub calls before it reads start_timeout.
         configured: int = self.start_timeout
         if configured != NEVER_S:
-            self._boot_timeout_s = configured
+            self._prepare_timeout_s = configured
             self.start_timeout: int = NEVER_S
 
     async def my_offers(self) -> Sequence[Offer]:
@@ -126,11 +126,12 @@ class StartingSpawner(CreatingSpawner):
         self._progress.say(10, _granted(lease))
         # From here on the lease is the meter's, too: whatever fails, `_undo` ends it
         # there, and if the hub is killed, the next one finds no container for it.
-        await host.metering.hold(lease, choice.payer)
+        payer = await self._payer()  # the queue may have taken hours
+        await host.metering.hold(lease, payer)
         await self._pull()
         n_cpus = (await host.engine.facts())["n_cpus"]
         async with host.doorway.boot(lease.id, n_cpus, self._say_turn):
-            address = await self._boot_in_time(lease, choice)
+            address = await self._boot_in_time(lease, Choice(offer, payer))
         # A hub that is killed after this and before JupyterHub keeps the server leaves
         # a container that nobody claims: it counts as never started.
         await host.metering.ready(lease.id)
@@ -147,19 +148,27 @@ class StartingSpawner(CreatingSpawner):
             MeterFailed: Their courses cannot be read.
         """
         offer = offers.select(await self.my_offers(), self._choice)
+        return Choice(offer, await self._payer())
+
+    async def _payer(self) -> Payer:
+        """Return who pays, by the groups that the user is in now.
+
+        Raises:
+            InvalidSelection: The user is not in the course that should pay.
+            MeterFailed: The courses cannot be read.
+        """
         course = offers.course_of(self._choice)
         groups = self._groups()
-        payer = await self.host.metering.payer(self.owner, groups, course)
-        return Choice(offer, payer)
+        return await self.host.metering.payer(self.owner, groups, course)
 
     async def _pull(self) -> None:
         try:
-            async with asyncio.timeout(self._boot_timeout_s):
+            async with asyncio.timeout(self._prepare_timeout_s):
                 async for line in self.host.engine.pull(self.image):
                     self._progress.say(15, line)
         except TimeoutError as error:
             raise BootTimedOut(
-                f"its image was not pulled within {self._boot_timeout_s} seconds"
+                f"its image was not pulled within {self._prepare_timeout_s} seconds"
             ) from error
 
     async def _lease(self, offer: Offer) -> Lease:
@@ -205,24 +214,41 @@ class StartingSpawner(CreatingSpawner):
         self._progress.say(20, admission.describe(turn))
 
     async def _boot_in_time(self, lease: Lease, choice: Choice) -> tuple[str, int]:
-        """Boot; time-outs count from here on."""
-        limit_s = self._boot_timeout_s + self.http_timeout
+        """Boot; time-outs count from here on.
+
+        What runs in the container may use the GPU, and is paid for only when it
+        answers. So it gets the short time-out; the long one is for a slow engine.
+        """
+        limit_s = self._prepare_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                return await self._boot(lease, choice)
+                created = await self._prepare(lease, choice)
+        except TimeoutError as error:
+            raise BootTimedOut(
+                f"its container was not made within {limit_s} seconds"
+            ) from error
+        limit_s = self.http_timeout
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._boot(created, lease)
         except TimeoutError as error:
             raise BootTimedOut(f"it did not answer within {limit_s} seconds") from error
 
-    async def _boot(self, lease: Lease, choice: Choice) -> tuple[str, int]:
-        host, limits = self.host, choice.offer.limits
+    async def _prepare(self, lease: Lease, choice: Choice) -> str:
+        """Create and fill the container; return its id. Nothing runs in it yet."""
+        limits = choice.offer.limits
         await self.clear_name()
         await self.make_home()
         created = await self.create_container(lease, limits)
         self.object_id = created
         self._progress.say(40, "Laying out your files")
         await self.fill(created, lease, limits, choice.payer)
+        return created
+
+    async def _boot(self, created: str, lease: Lease) -> tuple[str, int]:
+        """Start the container; return its address when it answers."""
         self._progress.say(60, "Starting the container")
-        await host.start(lease.id, created)
+        await self.host.start(lease.id, created)
         try:
             return await self._come_up(created, lease)
         except GPUSpawnerError as error:

@@ -155,6 +155,27 @@ async def test_members_are_told_by_the_hub(asking: Hub) -> None:
     assert await asking.members("nobodys") == frozenset()
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 200])
+async def test_groups_are_all_read_from_a_hub_with_smaller_pages(most: int) -> None:
+    """A hub gives at most as many at once as its own setting says."""
+    names = [f"course-{n}" for n in range(5)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        offset = int(request.url.params["offset"])
+        limit = min(int(request.url.params["limit"]), most)
+        end = offset + limit
+        more = {"offset": end, "limit": limit, "url": "http://hub/"}
+        listing = {
+            "items": [{"name": name, "users": [name]} for name in names[offset:end]],
+            "_pagination": {"next": more if end < len(names) else None},
+        }
+        return httpx.Response(200, json=listing)
+
+    hub = Hub("http://hub/api", "own", transport=httpx.MockTransport(answer))
+    assert await hub.groups() == {name: (name,) for name in names}
+    await hub.close()
+
+
 def test_an_actor_is_a_name() -> None:
     """What is written beside every transaction."""
     assert Identity("user", "alice", frozenset()).actor == "alice"

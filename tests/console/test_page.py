@@ -125,10 +125,10 @@ def test_a_form_of_another_site_redeems_nothing(
     assert console.get("/me", hub.token(user))["available"] == 0
 
 
-def test_a_script_of_a_server_on_the_same_origin_does_not_read_the_page(
+def test_a_script_does_not_fetch_the_page(
     student: Callable[..., str], browse: Browse
 ) -> None:
-    """A browser says that it is not somebody who opened the page."""
+    """A browser says that nobody opened it."""
     browser = browse(student())
     browser.go()
     answer = browser.http.get(

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -18,6 +21,7 @@ from testbed.gpu import state as states
 from testbed.gpu.state import GIB
 from testbed.hub import Lease, RefusedError, User, crowd, together
 from testbed.hub_process import HubProcess, hub_process, own
+from testbed.postgres import Postgres
 from testbed.tokens import (
     SEEN_WITHIN_S,
     TOKEN,
@@ -60,7 +64,7 @@ def keep_silent(spawner):
     if spawner.user.name.startswith("{SILENT}"):
         spawner.cmd = ["sleep", "600"]
         spawner.args = []
-        spawner.http_timeout = 4
+        spawner.start_timeout, spawner.http_timeout = 6, 4
 
 c.Spawner.pre_spawn_hook = keep_silent
 """
@@ -77,31 +81,42 @@ POOR = ("both", "poor")
 LATE_S = 0.5
 
 
+MakeHub = Callable[..., AbstractContextManager[HubProcess]]
+
+
+@pytest.fixture(scope="module")
+def make_hub(
+    engine: docker.DockerClient, engine_socket: Path, gpu_dir: Path
+) -> MakeHub:
+    """Makes hubs, each with four GPUs of four types that no other hub has."""
+
+    def make(folder: Path, **how: Any) -> AbstractContextManager[HubProcess]:
+        return hub_process(
+            engine,
+            engine_socket,
+            gpu_dir,
+            folder,
+            gpus=own(states.mixed()[: len(TYPES)]),
+            configuration=CONFIGURATION,
+            **how,
+        )
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def hub(
-    engine: docker.DockerClient,
-    engine_socket: Path,
-    gpu_dir: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    make_hub: MakeHub, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HubProcess]:
-    """A hub with four GPUs of four types, and a ledger."""
-    with hub_process(
-        engine,
-        engine_socket,
-        gpu_dir,
-        tmp_path_factory.mktemp("metering"),
-        name="metering",
-        port=8060,
-        gpus=own(states.mixed()[: len(TYPES)]),
-        configuration=CONFIGURATION,
-        tokens=TOKENS,
-    ) as running:
+    """A hub with a ledger."""
+    folder = tmp_path_factory.mktemp("metering")
+    with make_hub(folder, name="metering", port=8060, tokens=TOKENS) as running:
         yield running
 
 
-@pytest.fixture
-def people(hub: HubProcess) -> Iterator[Callable[[str], User]]:
-    """Makes users with a thousand tokens for one test; "poor" ones get none."""
+@contextmanager
+def payers(hub: HubProcess) -> Iterator[Callable[[str], User]]:
+    """Makes users with a thousand tokens; those named in POOR get none."""
     with crowd(hub) as make:
 
         def made(name: str) -> User:
@@ -111,6 +126,13 @@ def people(hub: HubProcess) -> Iterator[Callable[[str], User]]:
             return user
 
         yield made
+
+
+@pytest.fixture
+def people(hub: HubProcess) -> Iterator[Callable[[str], User]]:
+    """Makes users for one test."""
+    with payers(hub) as make:
+        yield make
 
 
 @pytest.fixture
@@ -374,6 +396,40 @@ def test_while_the_engine_is_silent_nothing_ends(
 
 def test_the_ledger_adds_up(hub: HubProcess) -> None:
     """Everything is recomputed from its postings, by the command an admin has."""
+    verify(hub)
+
+
+@pytest.mark.postgres
+def test_on_postgresql_it_is_the_same(
+    make_hub: MakeHub, tmp_path: Path, postgres: Postgres, ends: Deaths
+) -> None:
+    """A hub with its ledger there dies while its servers end; to the second again."""
+    with (
+        postgres.database() as url,
+        make_hub(
+            tmp_path, name="postgres", port=8064, tokens=replace(TOKENS, url=url)
+        ) as hub,
+        payers(hub) as people,
+    ):
+        users = {size: people(size) for size in ("a100", "v100")}
+        started = {size: user.start(size) for size, user in users.items()}
+        for user in users.values():
+            hub.ledger.wait_ready(user)
+        hub.crash()
+        users["a100"].container().kill()
+        users["v100"].container().remove(force=True)
+        died = {size: ends.of(lease.container) for size, lease in started.items()}
+        hub.begin()
+        for size, user in users.items():
+            row = hub.ledger.wait_closed(user)
+            check(row, size, died[size])
+            assert paid(hub, user) == row.charged
+        assert hub.ledger.held() == 0
+        verify(hub)
+
+
+def verify(hub: HubProcess) -> None:
+    """Let an admin's command recompute everything; fails if something is wrong."""
     done = subprocess.run(
         [str(Path(sys.executable).parent / "torchroom"), "ledger", "verify"],
         env=hub.process_environment,

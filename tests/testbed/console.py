@@ -60,6 +60,7 @@ class ConsoleProcess:
             "TORCHROOM_DATA_DIR": str(self.folder),
             "TORCHROOM_LEDGER_URL": self.url,
             "TORCHROOM_TOPUP_SECRET_FILE": str(secret),
+            "TORCHROOM_WELCOME_TOKENS": "0",  # so that everybody begins with nothing
             **self.environment,
         }
         with (self.folder / "console.log").open("ab") as log:

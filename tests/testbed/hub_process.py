@@ -189,7 +189,7 @@ class HubProcess(Deployment):
     @property
     def ledger(self) -> Ledger:
         """Its ledger, if it has one."""
-        return Ledger(self, self.root / "ledger.sqlite")
+        return Ledger(self, self.process_environment["TORCHROOM_LEDGER_URL"])
 
     def hub_log(self) -> str:
         """Everything the hub printed."""

@@ -1,7 +1,7 @@
 """Tokens on a test's own hub: how they are counted there, and what its ledger holds.
 
-The ledger's file is read with SQLite itself, and what it should hold is computed from
-prices and from the engine's times: nothing here knows the product's code.
+The ledger's database is read by itself, and what it should hold is computed from prices
+and from the engine's times: nothing here knows the product's code.
 """
 
 import sqlite3
@@ -16,6 +16,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import docker
+import psycopg
 import requests
 
 from testbed.engine import wait_until
@@ -38,6 +39,7 @@ class Tokens:
         hold_s: Seconds that a hold covers.
         warn_s: Seconds left at which a user is warned.
         stop_lead_s: Seconds left at which a server is stopped.
+        url: The ledger's database; "": a file in the hub's folder.
     """
 
     prices: Mapping[str, str]
@@ -45,6 +47,7 @@ class Tokens:
     hold_s: int = 60
     warn_s: tuple[int, ...] = ()
     stop_lead_s: int = 5
+    url: str = ""
 
     def environment(self, folder: Path) -> dict[str, str]:
         """Write the price list into the hub's folder; returns the hub's variables."""
@@ -55,6 +58,7 @@ class Tokens:
             "TORCHROOM_DATA_DIR": str(folder),
             "TORCHROOM_PRICES": str(prices),
             "TORCHROOM_WELCOME_TOKENS": self.welcome,
+            "TORCHROOM_LEDGER_URL": self.url or f"sqlite:///{folder}/ledger.sqlite",
         }
 
 
@@ -84,17 +88,17 @@ class LeaseRow:
 
 
 _COLUMNS = (
-    "id, user, server, per_hour, ready_at, settled_s, charged, ended_at, closed_at,"
+    'id, "user", server, per_hour, ready_at, settled_s, charged, ended_at, closed_at,'
     " reason, slot_types"
 )
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """A hub's ledger, read from its file and asked over its API."""
+    """A hub's ledger, read from its database and asked over its API."""
 
     hub: Deployment
-    path: Path
+    url: str
 
     def is_up(self) -> bool:
         """Does its API answer?"""
@@ -110,13 +114,18 @@ class Ledger:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """The answer of a query that changes nothing."""
-        place = f"file:{self.path}?mode=ro"
-        with closing(sqlite3.connect(place, uri=True, timeout=30)) as database:
-            return list(database.execute(query, values))
+        path = self.url.removeprefix("sqlite:///")
+        if path == self.url:
+            with psycopg.connect(self.url) as server:
+                marked = query.replace("?", "%s").encode()
+                return server.execute(marked, values).fetchall()
+        place = f"file:{path}?mode=ro"
+        with closing(sqlite3.connect(place, uri=True, timeout=30)) as file:
+            return list(file.execute(query, values))
 
     def leases(self, user: User) -> list[LeaseRow]:
         """The user's leases, in the order they were held."""
-        query = f"SELECT {_COLUMNS} FROM leases WHERE user = ? ORDER BY held_at"  # noqa: S608
+        query = f'SELECT {_COLUMNS} FROM leases WHERE "user" = ? ORDER BY held_at'  # noqa: S608
         return [LeaseRow(*row) for row in self.rows(query, user.name)]
 
     def lease(self, user: User, server: str = "") -> LeaseRow:

@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,16 @@ def test_every_end_has_a_reason_in_plain_words(
     assert ended.sentence.endswith(".")
     if is_oom:
         assert "out of memory (limit 2 GiB)" in ended.sentence
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_server_that_ran_is_not_taken_for_one_that_did_not_start(ran: bool) -> None:
+    """An engine may keep an error of one that ran for hours: it is charged."""
+    at = datetime(2026, 3, 2, tzinfo=UTC) if ran else None
+    found = Container("i", "n", "exited", exit_code=1, error="no device", started_at=at)
+    ended = describe(found, 2 * GIB)
+    assert ended.reason == ("crashed" if ran else "not_started")
+    assert ended.never_came_up is not ran
 
 
 def test_sizes_are_readable() -> None:

@@ -7,7 +7,7 @@ the files are left; JupyterHub's part is whether it still claims the lease.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -24,12 +24,12 @@ from gpuspawner.errors import (
     NotPayable,
 )
 from gpuspawner.exits import Exit
-from gpuspawner.model import LeaseEnd, Owner, Payer, SlotKind, SlotRequest
+from gpuspawner.model import Lease, LeaseEnd, Owner, Payer, SlotKind, SlotRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from unit.machine import HUB
 from unit.metered import Metered, until
-from unit.meters import HOUR_S, PRICES, TOKEN, Clocks
+from unit.meters import HOUR_S, PRICES, START, TOKEN, Clocks
 
 RATE = PRICES["A100"]
 PER_S = RATE // HOUR_S
@@ -155,7 +155,7 @@ async def test_an_engine_that_does_not_answer_is_asked_again(machine: Metered) -
         await machine.host.metering.once()
     machine.engine.is_down = False
     machine.clocks.pass_s(60)
-    await machine.host.metering.once()
+    await machine.pass_()
     assert machine.paid_s(lease) == 77
 
 
@@ -349,7 +349,7 @@ async def test_a_hub_that_has_just_started_ends_leases_without_its_meter(
     machine: Metered, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """What it cannot ask now, it settles later; the GPU is free at once."""
-    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    monkeypatch.setattr(metering, "END_WAIT_S", 0.02)
     lease = await machine.running()
     machine.clocks.pass_s(60)
     machine.crash()
@@ -387,7 +387,7 @@ async def test_a_meter_that_hangs_holds_up_no_stop(
     machine: Metered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end is on the disk; the call goes on and counts."""
-    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    monkeypatch.setattr(metering, "END_WAIT_S", 0.02)
     gate, take = asyncio.Event(), machine.meter.end
 
     async def hang(*args: Any) -> None:
@@ -409,7 +409,7 @@ async def test_a_meter_that_hangs_is_not_waited_for_again_and_again(
     machine: Metered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One end that is under way tells enough about the others."""
-    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    monkeypatch.setattr(metering, "END_WAIT_S", 0.02)
     begun = []
 
     async def hang(lease_id: str, _: object) -> None:
@@ -526,6 +526,102 @@ async def test_a_lease_that_only_a_container_knows_is_left_to_the_host(
     assert machine.reason(lease) == "open"
 
 
+@pytest.mark.parametrize("method", ["open_leases", "settle"])
+async def test_a_pass_does_not_wait_for_a_meter_that_hangs(
+    machine: Metered, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Not even for its driver, which waits for the database although cancelled."""
+    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    lease = await machine.running()
+    machine.clocks.pass_s(60)
+    gate = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        try:
+            await gate.wait()
+        finally:
+            await gate.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.meter, method, hang)
+        with pytest.raises(MeterFailed, match=r"not answer within 0\.02 seconds\."):
+            await machine.host.metering.once()
+    gate.set()
+    await machine.pass_()
+    assert machine.paid_s(lease) == 60
+
+
+@pytest.mark.parametrize("method", ["courses", "quote", "statement"])
+async def test_nobody_waits_for_a_meter_that_hangs(
+    machine: Metered, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The form says so instead, and a start is refused."""
+    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    lease = await machine.running()
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(machine.meter, method, hang)
+    own = machine.host.metering
+    asks: dict[str, Callable[[], Awaitable[object]]] = {
+        "courses": lambda: own.payer(lease.owner, ["cv"], "cv"),
+        "quote": lambda: own.check(ANN, SlotRequest(1)),
+        "statement": lambda: own.statement(lease, ANN),
+    }
+    with pytest.raises(MeterFailed):
+        await asks[method]()
+
+
+async def test_an_end_whose_call_hangs_is_told_again(
+    machine: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is dead answers never."""
+    monkeypatch.setattr(metering, "END_WAIT_S", 0.02)
+    monkeypatch.setattr(metering, "METER_WAIT_S", 0.1)
+    lease = await machine.running()
+    machine.clocks.pass_s(100)
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.meter, "end", hang)
+        await machine.stop(lease)
+        await until(lambda: not machine.host.metering._sending)
+    await machine.pass_()
+    assert machine.paid_s(lease) == 100
+
+
+async def test_leases_that_are_lost_hold_up_no_pass_and_are_ended_once(
+    machine: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few at once, however long the engine takes to say when each ended."""
+    gate, asked = asyncio.Event(), []
+    take = machine.engine.died_at
+
+    async def hang(labels: Any) -> Any:
+        asked.append(labels["gpuspawner.lease"])
+        await gate.wait()
+        return await take(labels)
+
+    monkeypatch.setattr(machine.engine, "died_at", hang)
+    lost = []
+    for i in range(metering.N_LOST + 3):
+        lease = Lease(f"ls_{i}", ANN.owner, ())
+        await machine.host.metering.hold(lease, ANN)
+        await machine.host.metering.ready(lease.id)
+        lost.append(lease)
+    await machine.host.metering.once()
+    await machine.host.metering.once()
+    await until(lambda: len(asked) == metering.N_LOST)
+    await machine.host.metering.once()
+    gate.set()
+    await machine.rest()
+    assert sorted(asked) == [lease.id for lease in lost]
+    assert [machine.reason(lease) for lease in lost] == ["removed"] * len(lost)
+
+
 # -- kill -9 between any two steps ---------------------------------------------------
 
 STEPS = ["inspect", "run_check", "stop", "died_at", "remove"]
@@ -593,6 +689,83 @@ async def test_a_hub_killed_at_any_step_of_a_stop_loses_no_end(
     assert not machine.engine.containers
     assert machine.paid_s(lease) == 100
     assert machine.reason(lease) == "stopped"
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        exits.ON_REQUEST,
+        exits.NOT_STARTED,
+        Exit("gpu_broke", "The GPU broke.", "", True, START.isoformat()),
+    ],
+)
+async def test_what_a_killed_hub_meant_to_end_and_goes_on_ends_for_a_new_reason(
+    machine: Metered, why: Exit
+) -> None:
+    """Hours later the old one is not true any more."""
+    lease = await machine.running()
+    machine.host.metering.decide(lease.id, why)
+    await until(lambda: lease.id in machine.kept.get("why", {}))
+    machine.crash()
+    await machine.come_back(lease)
+    machine.clocks.pass_s(HOUR_S)
+    machine.exit_now(lease, code=3)
+    found = machine.engine.containers[f"id-{lease.id}"]
+    await machine.host.reconcile()
+    await machine.stop(lease, exits.describe(found, 0))
+    assert machine.paid_s(lease) == HOUR_S
+    assert machine.reason(lease) == "crashed"
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+async def test_what_a_killed_hub_did_end_ended_for_its_reason(
+    machine: Metered, claimed: bool
+) -> None:
+    """Its container has stopped, or nobody wants it."""
+    lease = await machine.running()
+    broke = Exit(
+        "gpu_broke", "The GPU broke.", "", True, machine.clocks.wall.isoformat()
+    )
+    machine.host.metering.decide(lease.id, broke)
+    await until(lambda: lease.id in machine.kept.get("why", {}))
+    machine.crash()
+    machine.clocks.pass_s(60)
+    if claimed:
+        machine.exit_now(lease)
+    await machine.come_back(*([lease] if claimed else []))
+    if claimed:
+        await machine.stop(lease)
+    await machine.rest()
+    assert machine.reason(lease) == "gpu_broke"
+    assert machine.paid_s(lease) == 0
+
+
+@pytest.mark.parametrize("how", ["evicted", "stopped", "stopped before it was read"])
+async def test_the_reason_of_an_end_under_way_stays(machine: Metered, how: str) -> None:
+    """However often the containers are read meanwhile."""
+    lease = await machine.running()
+    broke = Exit(
+        "gpu_broke", "The GPU broke.", "", True, machine.clocks.wall.isoformat()
+    )
+    machine.clocks.pass_s(60)
+    machine.engine.gate.clear()
+    if how == "evicted":
+        machine.host.evict(lease.id, broke)
+        await until(lambda: machine.engine.named("stop"))
+        stop = asyncio.create_task(asyncio.sleep(0))
+    else:
+        if how == "stopped before it was read":
+            machine.crash()
+            machine.restart().claims.add(lease.id)
+        stop = asyncio.create_task(machine.stop(lease, broke))
+        await until(lambda: machine.engine.named("stop"))
+    await machine.host.reconcile()
+    await machine.host.reconcile()
+    machine.engine.gate.set()
+    await stop
+    await until(lambda: machine.reason(lease) != "open")
+    assert machine.reason(lease) == "gpu_broke"
+    assert machine.paid_s(lease) == 0
 
 
 # -- setting the clock ---------------------------------------------------------------
@@ -700,6 +873,19 @@ async def test_a_pass_that_is_due_soon_wakes_the_loop(machine: Metered) -> None:
     own._look_in(30)
     own._look_in(0.01)
     await until(own.wake.is_set)
+
+
+async def test_a_pass_serves_whoever_asked_for_one_soon(machine: Metered) -> None:
+    """So that two are never closer than a second: each begins by cancelling that."""
+    own = machine.host.metering
+    machine.meter.wallets["ann"] = 7 * TOKEN  # 700 s
+    await machine.running()
+    machine.clocks.pass_s(670)  # something is due at once
+    own._look_in(0.5)
+    begun_at = asyncio.get_running_loop().time()
+    await own.once()
+    assert own._alarm
+    assert own._alarm.when() >= begun_at + metering.BETWEEN_S
 
 
 async def test_a_hub_on_which_nothing_is_metered_asks_the_engine_for_nothing(

@@ -3,18 +3,19 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from gpuspawner import starting
+from gpuspawner import metering, starting
 from gpuspawner.admission import Admission
 from gpuspawner.clock import Clock
 from gpuspawner.doorway import Doorway
 from gpuspawner.engine import DockerEngine
-from gpuspawner.errors import EngineRefused, EngineUnknown
+from gpuspawner.errors import EngineRefused, EngineUnknown, MeterFailed
 from gpuspawner.exits import Exit
 from gpuspawner.metering import Metering
 from gpuspawner.model import (
@@ -29,9 +30,11 @@ from gpuspawner.model import (
 )
 from gpuspawner.pool import Pool
 from gpuspawner.recovery import Plan
-from gpuspawner.starting import NEVER_S, Choice, StartingSpawner
+from gpuspawner.starting import NEVER_S, StartingSpawner
 from gpuspawner.waitingroom import WaitingRoom
 from jupyterhub.spawner import SpawnException
+from torchroom_welcome.facts import TokenFacts
+from torchroom_welcome.tokens import meter_for
 from tornado import web
 from unit.meters import TOKEN, FakeMeter
 
@@ -114,8 +117,10 @@ class Machine:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where machines of a test keep what outlives their hub."""
+    """Where machines of a test keep what outlives their hub; no pause is long."""
     monkeypatch.setattr(Machine, "folder", tmp_path, raising=False)
+    monkeypatch.setattr(metering, "READY_TRIES_S", 0.05)
+    monkeypatch.setattr(metering, "READY_PAUSE_S", 0.01)
 
 
 class Starting(StartingSpawner):
@@ -125,6 +130,7 @@ class Starting(StartingSpawner):
     boots: asyncio.Future[None]
     begun = False
     object_name = "container"
+    http_timeout: Any = 60  # a trait takes whole seconds only
 
     @property
     def host(self) -> Any:
@@ -132,6 +138,9 @@ class Starting(StartingSpawner):
 
     async def my_offers(self) -> Any:
         return [CPU, GPU]
+
+    async def _prepare(self, *_: object) -> str:
+        return "id"
 
     async def _boot(self, *_: object) -> tuple[str, int]:
         self.begun = True
@@ -150,9 +159,9 @@ def starting_spawner(
     spawner.db = SimpleNamespace(commit=lambda: None)
     spawner.orm_spawner = SimpleNamespace(user_options={}, name="", server=None)
     spawner.boots = asyncio.get_running_loop().create_future()
-    spawner.http_timeout = 0
+    spawner.http_timeout = timeout_s
     spawner._note_choice({"offer": offer})
-    spawner._boot_timeout_s = timeout_s  # type: ignore[assignment]
+    spawner._prepare_timeout_s = timeout_s  # type: ignore[assignment]
     return spawner
 
 
@@ -234,6 +243,46 @@ def test_a_pull_that_hangs_ends_too() -> None:
         spawner = starting_spawner(machine, "ann", "1-gpu", 0.05)
         with pytest.raises(web.HTTPError, match="image was not pulled within"):
             await spawner.start()
+        assert not machine.pool.leases
+
+    asyncio.run(go())
+
+
+def test_what_is_slow_to_make_takes_nothing_from_the_time_to_answer() -> None:
+    """And a server that runs has the short time-out only: it is not paid for yet."""
+
+    class Slow(Starting):
+        async def _prepare(self, *_: object) -> str:
+            await asyncio.sleep(0.1)
+            return "id"
+
+    async def go() -> None:
+        spawner = starting_spawner(Machine(), "ann", "1-gpu", 60)
+        spawner.__class__ = Slow
+        spawner.http_timeout = 0.05
+        with pytest.raises(web.HTTPError, match=r"not answer within 0\.05 seconds"):
+            await spawner.start()
+        assert spawner.begun
+
+    asyncio.run(go())
+
+
+def test_a_container_that_is_not_made_in_time_ends_with_a_sentence() -> None:
+    """However long it may take to answer then."""
+
+    class Stuck(Starting):
+        async def _prepare(self, *_: object) -> str:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", 0.05)
+        spawner.__class__ = Stuck
+        spawner.http_timeout = 60
+        with pytest.raises(web.HTTPError, match="container was not made within 0"):
+            await spawner.start()
+        assert not spawner.begun
         assert not machine.pool.leases
 
     asyncio.run(go())
@@ -339,27 +388,13 @@ def test_that_it_ended_says_more_than_what_failed_because_of_it(
         async def check(self, *_: object) -> None:
             raise error
 
-        async def clear_name(self) -> None:
-            return
-
-        async def make_home(self) -> None:
-            return
-
-        async def fill(self, *_: object) -> None:
-            return
-
-        async def create_container(self, *_: object) -> str:
-            return "id"
-
     async def go() -> None:
         machine = Machine()
         machine.engine.found = container("running")
         spawner = Unchecked()
         spawner.machine = machine
         lease = machine.pool.acquire("ls", Owner("ann", ""), SlotRequest(1), NOW)
-        task = asyncio.create_task(
-            spawner._boot(lease, Choice(GPU, Payer(lease.owner)))
-        )
+        task = asyncio.create_task(spawner._boot("id", lease))
         await asyncio.sleep(0.01)
         machine.engine.found = container("exited", 3)
         with pytest.raises(EngineRefused, match="exit code 3"):
@@ -548,6 +583,107 @@ def test_a_course_that_is_not_the_users_starts_nothing(course: object) -> None:
         assert refused.value.reason == "selection"
         assert not machine.pool.leases
         assert not machine.meter.named("hold")
+
+    asyncio.run(go())
+
+
+def test_who_left_the_course_in_the_queue_does_not_spend_its_tokens() -> None:
+    """Who pays is read again when the GPU is there."""
+
+    async def go() -> None:
+        machine = Machine()
+        machine.meter.titles = {"cv": "Computer vision"}
+        first = starting_spawner(machine, "ann", "1-gpu", 60)
+        first.boots.set_result(None)
+        await first.start()
+        second = starting_spawner(machine, "bob", "1-gpu", 60)
+        second.user.groups = [SimpleNamespace(name="cv")]
+        second._choice = {"offer": "1-gpu", "course": "cv"}
+        task = asyncio.create_task(second.start())
+        await settle()
+        second.user.groups = []
+        machine.pool.release(first.lease_id, datetime.now(UTC))
+        machine.pool.cleaned(list(machine.pool.slots))
+        machine.room.serve()
+        with pytest.raises(SpawnException, match="not in a course") as refused:
+            await task
+        assert refused.value.status_code == 400
+        assert machine.meter.named("hold") == [first.lease_id]
+        assert not machine.pool.leases
+        assert machine.claims == {first.lease_id}
+
+    asyncio.run(go())
+
+
+def test_a_ledger_that_fails_for_a_moment_fails_no_server_that_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked again, for the time of the answer."""
+    monkeypatch.setattr(metering, "READY_TRIES_S", 60)
+
+    async def go() -> None:
+        machine = Machine()
+        fails = iter([True, False])
+
+        def once(method: str) -> None:
+            if method == "ready" and next(fails):
+                raise MeterFailed("The ledger does not answer.")
+
+        machine.meter.before = once
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        spawner.boots.set_result(None)
+        await spawner.start()
+        assert machine.meter.named("ready") == [spawner.lease_id] * 2
+        assert machine.pool.leases[spawner.lease_id].state is LeaseState.ACTIVE
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("method", ["quote", "hold", "ready"])
+def test_a_ledger_that_hangs_fails_a_start_with_a_sentence(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds a GPU meanwhile."""
+    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    monkeypatch.setattr(metering, "READY_TRIES_S", 0)
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def go() -> None:
+        machine = Machine()
+        monkeypatch.setattr(machine.meter, method, hang)
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        spawner.boots.set_result(None)
+        with pytest.raises(SpawnException, match="Tokens cannot be counted"):
+            await spawner.start()
+        assert not machine.pool.leases
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("how", ["fails", "answers"])
+def test_a_server_starts_without_the_figures_of_the_ledger(how: str) -> None:
+    """Its notebook says that they are not known, and where they are."""
+
+    async def go() -> None:
+        machine = Machine()
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        spawner.boots.set_result(None)
+        await spawner.start()
+        lease = machine.pool.leases[spawner.lease_id]
+        if how == "fails":
+            machine.meter.fail("statement")
+        payer = Payer(lease.owner)
+        found = TokenFacts(**asdict(await spawner._statement(lease, payer)))
+        assert not found.is_placeholder
+        if how == "answers":
+            assert found.provider == "fake"
+            return
+        reading = meter_for(found).read()
+        assert reading.balance_microtokens is None
+        assert reading.rate_microtokens_per_hour is None
+        assert "ledger did not answer" in reading.note.text
 
     asyncio.run(go())
 

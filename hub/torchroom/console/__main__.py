@@ -15,6 +15,7 @@ import uvicorn
 
 from torchroom.console import settings
 from torchroom.console.app import create
+from torchroom.console.connections import PromptProtocol
 from torchroom.console.guards import Console
 from torchroom.console.housekeeping import Housekeeping
 from torchroom.console.hub import Hub
@@ -60,7 +61,7 @@ def main() -> int:
             app,
             host=here.host,
             port=here.port,
-            http="h11",  # the one that limits headers
+            http=PromptProtocol,  # h11 is the one that limits headers
             ws="none",
             lifespan="on",
             log_config=None,

@@ -1,6 +1,5 @@
 """Who asks, and what their scopes let them do. Decisions only; `hub` finds out who."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,8 +60,3 @@ def may_run_course(who: Identity, course: str) -> bool:
 def is_admin(who: Identity) -> bool:
     """Whether this token may do everything."""
     return who.has(ADMIN)
-
-
-def readable(who: Identity, courses: Iterable[str]) -> list[str]:
-    """Return those of these courses that this token may read."""
-    return [course for course in courses if may_run_course(who, course)]

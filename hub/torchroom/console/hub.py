@@ -116,20 +116,23 @@ class Hub:
             HubSilent: The hub does not say, or does not let the console read groups.
         """
         found: dict[str, tuple[str, ...]] = {}
-        for page in range(PAGES_MAX):
+        offset = 0
+        for _ in range(PAGES_MAX):
             answer = await self._get(
                 "/groups",
                 self._own_token,
-                params={"offset": page * PAGE, "limit": PAGE},
+                params={"offset": offset, "limit": PAGE},
                 headers={"Accept": _PAGINATED},
             )
             try:
                 listing = _json(answer)
                 for group in listing["items"]:
                     found[str(group["name"])] = tuple(map(str, group["users"]))
-                if not listing["_pagination"]["next"]:
+                more = listing["_pagination"]["next"]
+                if not more:
                     return found
-            except (KeyError, TypeError) as error:
+                offset = int(more["offset"])  # a hub may give less than it is asked for
+            except (KeyError, TypeError, ValueError) as error:
                 raise HubSilent(_SILENT) from error
         raise HubSilent("The hub has more groups than the console can read.")
 

@@ -28,10 +28,7 @@ router = APIRouter(prefix="/me", tags=["me"])
 @router.get("")
 async def balance(console: ConsoleOf, who: OwnBalance) -> BalanceOut:
     """Your tokens now. A server's own token may ask this, and nothing else."""
-    view = await console.ledger.statements.balance(
-        who.name, console.now(), courses=who.groups
-    )
-    return BalanceOut.of(view)
+    return BalanceOut.of(await statements.own_balance(console, who))
 
 
 @router.get("/history", response_model=HistoryOut, responses=AS_CSV)

@@ -1,6 +1,11 @@
 """The page "Your tokens": the balance, how long it lasts, and vouchers to redeem.
 
 Plain HTML without scripts. What it shows and does is what the REST API does.
+
+Users' servers have the same origin, unless the hub gives them subdomains. Then a script
+of a page of such a server can read this page and send its form, as whoever looks at it:
+it opens a window. Refusing what scripts fetch does not keep it from that. A site whose
+users are strangers to each other needs subdomains.
 """
 
 import hmac
@@ -15,7 +20,7 @@ import jinja2
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from torchroom.console import access
+from torchroom.console import access, statements
 from torchroom.console.access import Identity
 from torchroom.console.guards import Console, check_identity, console_of
 from torchroom.console.login import LOGIN_S, SESSION_S, Attempt, Session, Sessions
@@ -143,8 +148,8 @@ async def _signed_in(
 
     Raises:
         HubSilent: The hub does not say whose it is.
-        NotAllowed: It is not one of a user who may see their tokens, or it is a script
-            of another page that asks: users' servers may have the same origin.
+        NotAllowed: It is not one of a user who may see their tokens, or the page was
+            not opened but fetched by a script.
     """
     if request.headers.get("sec-fetch-mode", "navigate") != "navigate":
         raise NotAllowed("This page is for people. Programs use the REST API.")
@@ -180,7 +185,7 @@ def _keep(
     value: str,
     seconds: int,
 ) -> None:
-    """Set a cookie for this page only, which no script and no other site can send."""
+    """Set a cookie for this page only; no script reads it, no other site posts it."""
     is_https = request.headers.get("x-forwarded-proto", "").startswith("https")
     answer.set_cookie(
         name,
@@ -212,10 +217,10 @@ async def _page(
     pages: HubPages, console: Console, session: Session, who: Identity
 ) -> Response:
     """Return the page of a user."""
-    now = console.now()
-    statements = console.ledger.statements
-    balance = await statements.balance(who.name, now, courses=who.groups)
-    history = await statements.history(Kind.USER, who.name, limit=ENTRIES)
+    balance = await statements.own_balance(console, who)
+    history = await console.ledger.statements.history(
+        Kind.USER, who.name, limit=ENTRIES
+    )
     notice, session.notice = session.notice, ""
     return _html(
         pages,

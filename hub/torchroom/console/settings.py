@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from torchroom.console.scopes import SERVICE
-from torchroom.settings import LedgerSettings, SettingError, read_ledger
+from torchroom.settings import (
+    CONSOLE_PORT,
+    LedgerSettings,
+    SettingError,
+    read_console_port,
+    read_ledger,
+)
 
-PORT = 8082
-PORT_MAX = 65535
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -83,13 +87,4 @@ def _hub_pages(env: Mapping[str, str]) -> str:
 
 def _port(env: Mapping[str, str], netloc: str) -> int:
     of_service = netloc.rpartition(":")[2] if ":" in netloc else ""
-    value = env.get("TORCHROOM_CONSOLE_PORT") or of_service or str(PORT)
-    # As many digits as the most: int() refuses thousands of them with its own words.
-    if not (value.isdecimal() and len(value) <= len(str(PORT_MAX))) or not (
-        1 <= int(value) <= PORT_MAX
-    ):
-        raise SettingError(
-            f"The console's port is {value!r}; TORCHROOM_CONSOLE_PORT must be a whole "
-            f"number from 1 to {PORT_MAX}."
-        )
-    return int(value)
+    return read_console_port({CONSOLE_PORT: env.get(CONSOLE_PORT) or of_service})

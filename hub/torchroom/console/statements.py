@@ -1,4 +1,4 @@
-"""What several routes share: a page or a file of a history, and usage within a span."""
+"""What several routes share: a balance, a history as page or file, usage in a span."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
@@ -8,13 +8,14 @@ from fastapi import Query
 from starlette.responses import Response
 
 from torchroom.console import csv_export
+from torchroom.console.access import Identity
 from torchroom.console.csv_export import Cell
 from torchroom.console.guards import PAGE_MAX, Console
 from torchroom.console.schemas import Time
 from torchroom.console.shown import HistoryOut, UsageOut, UsedOut, page_of
 from torchroom.ledger.model import Kind
 from torchroom.ledger.usage import By
-from torchroom.ledger.views import Entry
+from torchroom.ledger.views import BalanceView, Entry
 
 SPAN = timedelta(days=30)
 """How much usage is shown if nobody says from when."""
@@ -35,6 +36,13 @@ HISTORY_COLUMNS = (
     "ready_at", "settled_s", "ended_at", "reason",
 )  # fmt: skip
 USAGE_COLUMNS = ("key", "seconds", "slot_seconds", "microtokens")
+
+
+async def own_balance(console: Console, who: Identity) -> BalanceView:
+    """Return a user's balance for the user, who has the welcome tokens by then."""
+    ledger, now = console.ledger, console.now()
+    await ledger.grants.welcome(who.name, ledger.policy.welcome, at=now)
+    return await ledger.statements.balance(who.name, now, courses=who.groups)
 
 
 async def history(

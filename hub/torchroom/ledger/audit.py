@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from torchroom.ledger.connections import take_long
 from torchroom.ledger.database import EPOCH, Database, micros, moment
 from torchroom.ledger.journal_checks import JOURNAL_CHECKS
 from torchroom.ledger.lease_checks import LEASE_CHECKS
@@ -43,6 +44,7 @@ async def audit(db: Database, now: datetime) -> Audit:
     """
     began = time.perf_counter()
     async with db.read() as conn:
+        await take_long(conn)
         checks = JOURNAL_CHECKS + LEASE_CHECKS
         problems = [problem for check in checks for problem in await check(conn)]
         n_transactions = await conn.scalar(

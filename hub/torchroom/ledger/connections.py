@@ -1,11 +1,15 @@
 """Addresses of ledgers, and how the connections to one are set up."""
 
-from typing import Any
+import asyncio
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from torchroom.ledger.errors import BadInput
 
@@ -14,8 +18,15 @@ WAIT_S = 30
 CONNECT_S = 10
 FROZEN_S = 120
 """PostgreSQL ends a transaction that did nothing for so long: its process is stuck."""
+STATEMENT_S = 60
+"""PostgreSQL ends a statement that takes so long, unless `take_long` was called."""
+LONG_S = 3600
+GRACE_S = 15
+"""A server that says nothing so long after it should have is given up."""
 N_READERS = 5
 N_WRITERS = 8  # PostgreSQL; SQLite has one
+
+RV = TypeVar("RV")
 
 
 def address_of(url: str) -> URL:
@@ -60,6 +71,46 @@ def open_blocking(address: URL) -> Engine:
     return create_engine(address, connect_args={"connect_timeout": CONNECT_S})
 
 
+async def take_long(conn: AsyncConnection) -> None:
+    """Give each statement of this transaction LONG_S; call it first in it."""
+    if conn.dialect.name == "sqlite":
+        return
+    await conn.execute(text(f"SET LOCAL statement_timeout = '{LONG_S}s'"))
+    driver = (await conn.get_raw_connection()).driver_connection
+    assert isinstance(driver, _Answering)  # noqa: S101 - see `_postgres`
+    driver.statement_s = LONG_S
+
+
+class _Answering(psycopg.AsyncConnection[Any]):
+    """A connection on which nothing waits for ever.
+
+    PostgreSQL's own limits do not help where its process is stuck or the machine
+    between is: the kernel there still answers for them.
+    """
+
+    statement_s: float = STATEMENT_S
+
+    async def wait(
+        self,
+        gen: PQGen[RV],
+        interval: float = 0.1,
+        timeout: float | None = None,  # noqa: ASYNC109 - as psycopg's
+    ) -> RV:
+        """Return what a step of the protocol comes to.
+
+        Raises:
+            OperationalError: The server says nothing; the connection is closed.
+        """
+        if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            self.statement_s = STATEMENT_S  # of a new transaction
+        try:
+            async with asyncio.timeout(self.statement_s + GRACE_S):
+                return await super().wait(gen, interval, timeout)
+        except TimeoutError as error:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the server does not answer") from error
+
+
 def _sqlite(address: URL, size: int, *, is_reader: bool) -> AsyncEngine:
     """Return an engine of a file."""
     engine = create_async_engine(
@@ -102,6 +153,7 @@ def _postgres(
         "default_transaction_isolation": isolation.replace(" ", r"\ "),
         "default_transaction_read_only": "on" if is_reader else "off",
         "lock_timeout": f"{WAIT_S}s",
+        "statement_timeout": f"{STATEMENT_S}s",
         "idle_in_transaction_session_timeout": f"{FROZEN_S}s",
         "timezone": "UTC",
     }
@@ -112,6 +164,7 @@ def _postgres(
         pool_timeout=WAIT_S,
         pool_pre_ping=True,  # the server may have been restarted
         connect_args={
+            "async_creator_fn": _Answering.connect,
             "connect_timeout": CONNECT_S,
             "tcp_user_timeout": WAIT_S * 1000,
             "options": " ".join(

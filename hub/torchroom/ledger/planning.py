@@ -318,10 +318,11 @@ def _lost(standing: Standing, used_s: int, at: datetime) -> int:
 
     It was drawn from tokens that have expired meanwhile; held, it can still be used.
     """
-    if standing.hold is None:
+    hold = standing.hold
+    if hold is None or not any(_is_expired(part, at) for part in hold.parts):
         return 0
     cost = standing.tab.cost_until(standing.tab.settle_to(used_s))
-    _, rest = consume(standing.hold.parts, cost)
+    _, rest = consume(hold.parts, cost)
     return sum(part.amount for part in rest if _is_expired(part, at))
 
 
