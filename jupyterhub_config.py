@@ -89,4 +89,4 @@ c.GPUDockerSpawner.deliver = {
 c.Spawner.default_url = "/lab/tree/welcome.ipynb"
 c.Spawner.poll_interval = 10
 c.Spawner.start_timeout = 600  # an image may have to be pulled
-c.Spawner.http_timeout = 120
+c.Spawner.http_timeout = 120  # from the container's start to the answer

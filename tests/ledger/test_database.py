@@ -202,8 +202,8 @@ async def test_a_writer_that_is_cancelled_at_any_moment_leaves_nothing(
     other = Database.open(url)  # as another process would
 
     async def work(number: int) -> None:
-        async with db.write() as conn:
-            await journal.record(conn, [grant(f"a{number}"), grant(f"b{number}", BOB)])
+        two = [grant(f"a{number}"), grant(f"b{number}", BOB)]
+        await db.run(lambda conn: journal.record(conn, two))
 
     n_cut = 0
     for steps in [*range(0, 60, 2), *range(60, 400, 20)]:

@@ -72,6 +72,7 @@ class Database:
     def __init__(self, writers: AsyncEngine, readers: AsyncEngine) -> None:
         self._writers = writers
         self._readers = readers
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     @classmethod
     def open(cls, url: str) -> "Database":
@@ -91,8 +92,9 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """One write transaction: committed at the end, undone by any error.
 
-        Short: every other writer of a SQLite ledger waits for it. `run` is the same
-        with another try where two writers were in each other's way.
+        Short: every other writer of a SQLite ledger waits for it. Its task must not be
+        cancelled: a SQLite connection that is closed in the middle of a statement keeps
+        the file's lock until Python has collected the statement. `run` sees to that.
 
         Raises:
             Unavailable: The database does not answer; it may be tried again.
@@ -118,11 +120,23 @@ class Database:
         """Return what `work` returns, done in one write transaction.
 
         It is done again from its beginning, a bounded number of times, when another
-        writer was in the way: it must not keep anything from a try that failed.
+        writer was in the way: it must not keep anything from a try that failed. If the
+        caller is cancelled it goes on to its end, whole or not at all.
 
         Raises:
             Unavailable, Corrupt: As `write`.
         """
+        task = asyncio.create_task(self._run(work))
+        self._under_way.add(task)
+        task.add_done_callback(self._is_done)
+        return await asyncio.shield(task)
+
+    def _is_done(self, task: "asyncio.Task[Any]") -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody may be left who asks for it
+
+    async def _run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         give_up_at = time.monotonic() + WAIT_S
         n_tries = 0
         while True:
@@ -137,7 +151,9 @@ class Database:
                 await asyncio.sleep(random.uniform(0, 0.02 * 2**n_tries))  # noqa: S311
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, when the writing under way is done."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
         await self._writers.dispose()
         await self._readers.dispose()
 
