@@ -377,6 +377,7 @@ async def test_without_its_database_only_cpu_servers_start(clock: Clock) -> None
     assert statement.balance_microtokens is None
     assert "This server is free." in statement.note
     await meter.end("ls_cpu", ended(100))
+    await meter.close()
     for call in (
         meter.courses(["physics"]),
         meter.ready("ls_1", at(0)),

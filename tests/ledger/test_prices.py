@@ -32,7 +32,7 @@ async def test_a_retired_price_is_none_and_not_zero(db: Database) -> None:
     """Such slots are refused."""
     prices = Prices(db)
     await prices.set("A100", 5, at=at(0), actor=ADA)
-    await prices.retire("A100", at=at(1), actor=ADA)
+    await prices.set("A100", None, at=at(1), actor=ADA)
     assert await prices.current(at(2)) == {"A100": None}
     await prices.set("A100", 7, at=at(3), actor=ADA)
     assert await prices.current(at(4)) == {"A100": 7}

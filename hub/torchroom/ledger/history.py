@@ -238,7 +238,7 @@ async def _leases(
 
 
 async def _waived(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, int]:
-    """Return what nobody paid of those leases that have such a part, net of refunds.
+    """Return what nobody paid of those leases that have such a part.
 
     Read from the few transactions that can have it, not from every slice of a lease.
     """
@@ -252,7 +252,7 @@ async def _waived(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, int]:
         .where(
             txs.c.lease_id.in_(ids),
             txs.c.lease_id != _EMPTY,
-            txs.c.code.in_([Code.WAIVE, Code.REFUND]),
+            txs.c.code == Code.WAIVE,
             accounts.c.kind == Kind.ISSUED,
         )
         .group_by(txs.c.lease_id)

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from torchroom.ledger import posting
 from torchroom.ledger.drawing import Wallets, consume, newest_first, summed
 from torchroom.ledger.model import (
-    ISSUED,
     REVENUE,
     Code,
     Ending,
@@ -289,8 +288,7 @@ class Plan:
         if not back:
             return standing
         lease = standing.lease
-        own = [part for part in back if part.account != ISSUED]
-        self.wallets.put_back(lease.payer, own)
+        self.wallets.put_back(lease.payer, back)
         self._add(
             posting.refund(
                 back,
@@ -342,8 +340,8 @@ def paid(history: Iterable[tuple[Code, Sequence[Posting]]]) -> list[Posting]:
     """Return who paid a lease's charge, in the order in which it was paid.
 
     Args:
-        history: The lease's transactions, oldest first. What was waived was paid by
-            ISSUED.
+        history: Its transactions, oldest first. Nothing of it was waived: that is done
+            only where a lease ends.
     """
     payments: list[Posting] = []
     drawn: list[Posting] = []
@@ -357,6 +355,4 @@ def paid(history: Iterable[tuple[Code, Sequence[Posting]]]) -> list[Posting]:
         to_revenue = sum(leg.amount for leg in legs if leg.account == REVENUE)
         if code is Code.SETTLE:
             payments += consume(drawn, to_revenue)[0]
-        elif code is Code.WAIVE:
-            payments.append(Posting(ISSUED, to_revenue))
     return payments

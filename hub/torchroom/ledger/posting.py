@@ -47,7 +47,7 @@ SHAPES = {  # from which kinds of account, to which
     Code.SETTLE: (_HOLDS, _WALLETS | _REVENUE),
     Code.VOID: (_HOLDS, _WALLETS),
     Code.EXPIRE: (_HOLDS, _WALLETS),
-    Code.REFUND: (_REVENUE, _WALLETS | _ISSUED),  # ISSUED: what had been waived
+    Code.REFUND: (_REVENUE, _WALLETS),
     Code.WAIVE: (_ISSUED, _REVENUE),
 }
 _WITHIN_A_COURSE = {Code.HAND_OUT, Code.ALLOWANCE, Code.RETURN}

@@ -85,10 +85,6 @@ class Prices:
 
         return await self._db.run(work)
 
-    async def retire(self, key: str, *, at: datetime, actor: str) -> Price:
-        """Have no price for a slot type from now on: such slots are refused."""
-        return await self.set(key, None, at=at, actor=actor)
-
     async def load(self, listing: str, *, at: datetime, actor: str) -> int:
         """Load a price list into a ledger without any price; return how many it took.
 
