@@ -137,12 +137,7 @@ class Courses:
             actor=actor,
             note=note,
         )
-
-        async def work(conn: AsyncConnection) -> Recorded:
-            await check_earmark(conn, course)
-            return (await record(conn, [order]))[0]
-
-        return await self._db.run(work)
+        return await self._move(course, order)
 
     async def withdraw(
         self,
@@ -171,6 +166,10 @@ class Courses:
             actor=actor,
             note=note,
         )
+        return await self._move(course, order)
+
+    async def _move(self, course: str, order: Transaction) -> Recorded:
+        """Record what only the wallet of a course that exists has to allow."""
 
         async def work(conn: AsyncConnection) -> Recorded:
             await check_earmark(conn, course)

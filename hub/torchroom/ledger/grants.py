@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from torchroom.ledger.accounts import account_of
 from torchroom.ledger.amounts import check_amount
 from torchroom.ledger.database import Database, micros
 from torchroom.ledger.journal import Recorded, accounts_of, find, record
@@ -21,7 +22,6 @@ from torchroom.ledger.model import (
 from torchroom.ledger.names import check_name
 from torchroom.ledger.posting import check, transfer, wallet_of_user
 from torchroom.ledger.purses import check_earmark, check_in_future, negated, take
-from torchroom.ledger.rows import account_of
 from torchroom.ledger.tables import NEVER, accounts
 
 LAPSED_AT_ONCE = 500

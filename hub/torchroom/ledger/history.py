@@ -19,11 +19,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from torchroom.ledger.accounts import account_of
 from torchroom.ledger.cursors import Place
 from torchroom.ledger.database import micros, moment
 from torchroom.ledger.errors import Corrupt
 from torchroom.ledger.model import Code, Kind
-from torchroom.ledger.rows import account_of, lease_of
+from torchroom.ledger.rows import lease_of
 from torchroom.ledger.tables import accounts, hold_ends, holds, leases, postings
 from torchroom.ledger.tables import transactions as txs
 from torchroom.ledger.views import Entry, Line, Page

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from torchroom.ledger.database import moment
-from torchroom.ledger.model import Account, Kind, MeteredLease, Payer
+from torchroom.ledger.model import MeteredLease, Payer
 
 
 def lease_of(row: Any) -> MeteredLease:
@@ -30,8 +30,3 @@ def lease_of(row: Any) -> MeteredLease:
 def slot_types_of(text: str) -> tuple[str, ...]:
     """Return the column of slot types as values; there are few different ones."""
     return tuple(json.loads(text))
-
-
-def account_of(row: Any) -> Account:
-    """Return the account of a row that has kind, name, course and expires_at."""
-    return Account(Kind(row.kind), row.name, row.course, moment(row.expires_at))

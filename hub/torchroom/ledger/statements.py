@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import or_, select
 
+from torchroom.ledger.accounts import account_of
 from torchroom.ledger.balance import read_balance
 from torchroom.ledger.cursors import check_limit, place_of
 from torchroom.ledger.database import Database, micros, moment
@@ -16,7 +17,7 @@ from torchroom.ledger.errors import BadInput
 from torchroom.ledger.history import read_full, read_plain
 from torchroom.ledger.model import Account, Code, Kind
 from torchroom.ledger.names import check_name
-from torchroom.ledger.rows import account_of, lease_of
+from torchroom.ledger.rows import lease_of
 from torchroom.ledger.tables import NEVER, accounts, leases, postings, transactions
 from torchroom.ledger.usage import By, Sums, Used, pieces
 from torchroom.ledger.views import BalanceView, Page

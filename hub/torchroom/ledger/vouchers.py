@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from torchroom.ledger.amounts import check_amount
 from torchroom.ledger.codes import code_of, digest_of
+from torchroom.ledger.cursors import LIMIT_MAX, check_limit
 from torchroom.ledger.database import EPOCH, Database, micros, moment
 from torchroom.ledger.errors import BadInput, LedgerError, NotFound, VoucherRefused
 from torchroom.ledger.journal import find, record
@@ -30,7 +31,6 @@ from torchroom.ledger.tables import vouchers as table
 from torchroom.ledger.tries import add_try, take_turns, too_many
 
 N_MAX = 500
-LIMIT_MAX = 200
 ID_BYTES = 8
 _ID = re.compile(r"vc_[0-9a-f]{16}", re.ASCII)
 _CURSOR = re.compile(r"(\d{1,18})\.(vc_[0-9a-f]{16})", re.ASCII)
@@ -251,8 +251,7 @@ class Vouchers:
         Raises:
             BadInput: The limit is not 1 to 200, or no page gave this cursor.
         """
-        if not 1 <= limit <= LIMIT_MAX:
-            raise BadInput(f"A page has 1 to {LIMIT_MAX} rows.")
+        check_limit(limit)
         place = tuple_(table.c.created_at, table.c.id)
         query = (
             select(table, redemptions.c.user, redemptions.c.at)
