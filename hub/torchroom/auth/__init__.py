@@ -1,0 +1,1 @@
+"""Who gets in: identity providers, membership at every login and refresh, pace."""

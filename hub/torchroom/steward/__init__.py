@@ -1,0 +1,1 @@
+"""The steward: who must be warned or stopped, and why."""
