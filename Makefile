@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup up down purge test test-fast lint format type imports check lock images image-cuda bench
+.PHONY: help setup up down purge doctor test test-fast lint format type imports check lock images image-cuda bench
 
 help: ## print this
 	@echo "Torchroom: make TARGET"
@@ -18,6 +18,9 @@ down: ## stop everything; what was saved is kept
 
 purge: ## delete this deployment and all homes, after asking (FORCE=1, IMAGES=1)
 	@$(PYTHON) deploy/purge.py
+
+doctor: ## say what is wrong with this machine or its settings (JSON=1, STRICT=1)
+	@$(PYTHON) deploy/doctor.py
 
 images: ## build all images: base, pytorch, proxy, hub
 	@$(PYTHON) images/build.py all

@@ -1,7 +1,8 @@
-"""The command line: `torchroom ledger ...`. For admins, on the hub's machine.
+"""The command line: `torchroom ledger ...` and `torchroom doctor`, for admins.
 
-It opens the ledger's database itself, beside a running hub. Exit status: 0 done, 1
-refused or problems found, 2 called wrongly. Every error is one sentence on stderr.
+On the hub's machine: it opens the ledger's database itself, beside a running hub. Exit
+status: 0 done, 1 refused or problems found, 2 called wrongly. Every error is one
+sentence on stderr.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 
 from torchroom import commands, settings
+from torchroom.doctor import __main__ as doctor
 from torchroom.ledger.database import Database, migrate
 from torchroom.ledger.errors import BadInput, LedgerError, NotFound, Unavailable
 from torchroom.ledger.importing import SOURCE
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.room is not None:
+        room: Callable[[argparse.Namespace], int] = args.room
+        return room(args)
     url = args.url or settings.read_ledger(os.environ).url
     if args.command is None:
         migrate(url)
@@ -100,7 +105,12 @@ def _say(error: Exception, status: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="torchroom", description="Runs Torchroom.")
+    parser.set_defaults(room=None)
     rooms = parser.add_subparsers(required=True, metavar="WHAT")
+    text = "what is wrong with this machine or its settings, and how to mend it"
+    examined = rooms.add_parser("doctor", help=text, description=text)
+    doctor.add_arguments(examined)
+    examined.set_defaults(room=lambda args: doctor.run(args, os.environ))
     ledger = rooms.add_parser("ledger", help="tokens: who has how many, and why")
     verbs = ledger.add_subparsers(required=True, metavar="COMMAND")
 

@@ -76,11 +76,11 @@ def read(env: Mapping[str, str]) -> Settings:
         user_image=_required(env, "TORCHROOM_USER_IMAGE"),
         network=env.get("TORCHROOM_NETWORK", "torchroom-servers"),
         hub_id=env.get("TORCHROOM_HUB_ID", "torchroom"),
-        gpu_driver=_one_of(env, "TORCHROOM_GPU_DRIVER", ("auto", "nvidia", "cdi")),
+        gpu_driver=one_of(env, "TORCHROOM_GPU_DRIVER", ("auto", "nvidia", "cdi")),
         n_simulated=_count(env, "TORCHROOM_SIMULATED_GPUS"),
         proxy_api_url=env.get("TORCHROOM_PROXY_API_URL", "http://proxy:8001"),
         welcome_dir=Path(env.get("TORCHROOM_WELCOME_DIR", "/srv/torchroom/welcome")),
-        home_policy=_one_of(env, "TORCHROOM_HOME_POLICY", ("keep", "delete")),
+        home_policy=one_of(env, "TORCHROOM_HOME_POLICY", ("keep", "delete")),
         console_port=read_console_port(env),
         console_environment=of_console(env),
         ledger=read_ledger(env),
@@ -111,7 +111,7 @@ def read_console_port(env: Mapping[str, str]) -> int:
     Raises:
         SettingError: As `read`.
     """
-    return _within(env, CONSOLE_PORT, 8082, 1, PORT_MAX)
+    return within(env, CONSOLE_PORT, 8082, 1, PORT_MAX)
 
 
 def of_console(env: Mapping[str, str]) -> dict[str, str]:
@@ -130,7 +130,12 @@ def _required(env: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+def one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    """Return a variable's value, the first of those allowed if it is not set.
+
+    Raises:
+        SettingError: It is none of them.
+    """
     value = env.get(name) or allowed[0]
     if value not in allowed:
         raise SettingError(f"{name} is {value!r}; it must be {' or '.join(allowed)}.")
@@ -144,9 +149,14 @@ def _count(env: Mapping[str, str], name: str) -> int:
     return int(value)
 
 
-def _within(
+def within(
     env: Mapping[str, str], name: str, default: int, least: int, most: int
 ) -> int:
+    """Return a variable's whole number, the default if it is not set.
+
+    Raises:
+        SettingError: It is not one from `least` to `most`.
+    """
     value = env.get(name) or str(default)
     # As many digits as the most: int() refuses thousands of them with its own words.
     if not (value.isdecimal() and len(value) <= len(str(most))) or not (
@@ -160,14 +170,14 @@ def _within(
 
 def _hold_minutes(env: Mapping[str, str]) -> int:
     least, most = 2, 24 * 60  # a hold outlives the time that a server needs to stop
-    return _within(env, "TORCHROOM_HOLD_MINUTES", 10, least, most)
+    return within(env, "TORCHROOM_HOLD_MINUTES", 10, least, most)
 
 
 def _minutes(env: Mapping[str, str], name: str, default: str) -> tuple[int, ...]:
     value = env.get(name) or default
     try:
         found = {
-            _within({name: part.strip()}, name, 0, 1, WARN_MINUTES_MAX)
+            within({name: part.strip()}, name, 0, 1, WARN_MINUTES_MAX)
             for part in value.split(",")
         }
     except SettingError as error:

@@ -1,0 +1,190 @@
+"""Checks of what gives GPUs to containers: driver, toolkit, runtime, CDI. Pure."""
+
+from collections.abc import Callable, Sequence
+
+from torchroom.doctor.model import Driver, Finding, Machine, fail, ok, unknown, warn
+from torchroom.doctor.versions import is_below
+
+# Version of the NVIDIA Container Toolkit that closes them (CVE records).
+ESCAPES = (
+    ("1.16.2", "CVE-2024-0132"),
+    ("1.17.3", "CVE-2024-0135, CVE-2024-0136, CVE-2024-0137"),
+    ("1.17.4", "CVE-2025-23359"),
+    ("1.17.8", "CVE-2025-23266, CVE-2025-23267"),
+)
+"""Ways out of a container, and the first version without each."""
+TOOLKIT_FLOOR = "1.17.8"
+TOOLKIT_GOOD = "1.19.1"
+CDI_BY_ITSELF = "28.2.0"
+"""From this engine on CDI needs no setting."""
+
+ON_HOST = "Run `make doctor` on the host."
+RENEW_CDI = "Write it anew: nvidia-ctk cdi generate --output=/var/run/cdi/nvidia.yaml"
+
+
+def check_driver(machine: Machine) -> Finding:
+    """Look whether the driver answers and knows every GPU on the bus."""
+    name, driver = "driver", machine.driver
+    if driver is None:
+        return unknown(name, "The driver could not be asked.", ON_HOST)
+    if driver.error:
+        return fail(
+            name,
+            f"The NVIDIA driver does not answer: {driver.error}",
+            "See `dmesg | grep -i nvrm`; install the driver again for this kernel.",
+        )
+    if driver.version is None:
+        if machine.n_pci_gpus:
+            return fail(
+                name,
+                f"{machine.n_pci_gpus} NVIDIA GPUs are in this machine, without a "
+                "driver.",
+                "Install it (Debian: apt-get install nvidia-driver) and restart.",
+            )
+        return ok(name, "No NVIDIA GPU: servers get CPUs only.")
+    n_found = len(driver.gpus)
+    says = f"Driver {driver.version}, {n_found} GPUs."
+    if machine.n_pci_gpus is not None and n_found < machine.n_pci_gpus:
+        return fail(
+            name,
+            f"{says} But {machine.n_pci_gpus} are on the bus.",
+            "See dmesg for the one that is missing; power the machine off and on.",
+        )
+    return ok(name, says)
+
+
+def check_persistence(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
+    """Look whether the driver keeps GPUs set up while nobody uses them."""
+    name = "persistence"
+    if any(gpu.is_persistent is None for gpu in driver.gpus):
+        return unknown(name, "The driver does not say.", "See nvidia-smi -q.")
+    off = [gpu.uuid for gpu in driver.gpus if not gpu.is_persistent]
+    if off:
+        return warn(
+            name,
+            f"Persistence mode is off on {len(off)} of {len(driver.gpus)} GPUs: each "
+            "reading sets them up anew, which takes seconds.",
+            "systemctl enable --now nvidia-persistenced",
+        )
+    return ok(name, "Persistence mode is on.")
+
+
+def check_toolkit(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
+    """Look for versions of the toolkit that containers can break out of."""
+    name, version = "toolkit", machine.toolkit
+    if version is None:
+        return unknown(name, "The toolkit's version cannot be seen here.", ON_HOST)
+    install = (
+        "Install the newest nvidia-container-toolkit from NVIDIA's package source."
+    )
+    if not version:
+        return fail(name, "The NVIDIA Container Toolkit is not installed.", install)
+    below = is_below(version, TOOLKIT_FLOOR)
+    if below is None:
+        return unknown(name, f"Its version reads {version!r}.", install)
+    if below:
+        holes = ", ".join(cves for fixed, cves in ESCAPES if is_below(version, fixed))
+        return fail(
+            name,
+            f"NVIDIA Container Toolkit {version} lets containers break out ({holes}).",
+            f"{install} At least {TOOLKIT_FLOOR}.",
+        )
+    if is_below(version, TOOLKIT_GOOD):
+        return warn(
+            name,
+            f"NVIDIA Container Toolkit {version} lacks later security fixes.",
+            f"{install} {TOOLKIT_GOOD} or later is known to be good.",
+        )
+    return ok(name, f"NVIDIA Container Toolkit {version}.")
+
+
+def check_runtime(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
+    """Look whether the engine can attach GPUs, and does so only when asked."""
+    name, engine = "runtime", machine.engine
+    if engine is None:
+        return unknown(name, "The engine does not answer.", "See the check `engine`.")
+    can_attach = "nvidia" in engine.runtimes or bool(engine.cdi_devices)
+    if not can_attach:
+        return fail(
+            name,
+            "The engine cannot attach GPUs.",
+            "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker",
+        )
+    if engine.default_runtime == "nvidia":
+        also = " and images may ask for all GPUs" if machine.accepts_env else ""
+        return warn(
+            name,
+            f"nvidia is the engine's default runtime{also}: every container that is "
+            "not Torchroom's may see every GPU.",
+            "Take default-runtime out of /etc/docker/daemon.json and restart docker.",
+        )
+    return ok(
+        name, f"GPUs on request; the default runtime is {engine.default_runtime}."
+    )
+
+
+def check_cgroups(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
+    """Look whether `systemctl daemon-reload` would take GPUs away from servers."""
+    name, engine = "cgroup", machine.engine
+    if engine is None:
+        return unknown(name, "The engine does not answer.", "See the check `engine`.")
+    if engine.cgroup_driver != "systemd":
+        return ok(name, f"The cgroup driver is {engine.cgroup_driver}.")
+    if engine.cdi_devices:
+        return ok(name, "GPUs are attached by CDI, which a daemon-reload leaves alone.")
+    if machine.has_char_links is None:
+        return unknown(name, "/dev/char of the host cannot be seen here.", ON_HOST)
+    if not machine.has_char_links:
+        return warn(
+            name,
+            "With the systemd cgroup driver and no CDI, `systemctl daemon-reload` "
+            "takes the GPU away from running servers.",
+            "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml (engine 28.2 or "
+            "later), or nvidia-ctk system create-dev-char-symlinks --create-all",
+        )
+    return ok(name, "The GPUs' nodes are in /dev/char: a daemon-reload finds them.")
+
+
+def check_cdi(machine: Machine, driver: Driver) -> Finding:
+    """Look whether the CDI files fit the driver and the GPUs of now."""
+    name = "cdi"
+    if machine.cdi is None:
+        return unknown(name, "The CDI files of the host cannot be seen here.", ON_HOST)
+    engine = machine.engine
+    if not machine.cdi:
+        if engine and is_below(engine.version, CDI_BY_ITSELF) is False:
+            return warn(
+                name,
+                "The engine can use CDI, but there is no CDI file of NVIDIA's.",
+                "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+            )
+        return ok(name, "Not used: GPUs are attached by the toolkit's hook.")
+    for spec in machine.cdi:
+        others = spec.driver_versions - {driver.version}
+        if others:
+            return fail(
+                name,
+                f"{spec.path} was made for driver {', '.join(sorted(others))}, but "
+                f"{driver.version} runs.",
+                RENEW_CDI,
+            )
+    listed = frozenset().union(*(spec.devices for spec in machine.cdi))
+    missing = [gpu.uuid for gpu in driver.gpus if gpu.uuid not in listed]
+    if missing:
+        return fail(
+            name,
+            f"The CDI files lack {len(missing)} of {len(driver.gpus)} GPUs by UUID, "
+            f"like {missing[0]}.",
+            f"{RENEW_CDI} --device-name-strategy=uuid",
+        )
+    return ok(name, f"CDI lists all {len(driver.gpus)} GPUs for this driver.")
+
+
+WITH_DRIVER: Sequence[Callable[[Machine, Driver], Finding]] = (
+    check_persistence,
+    check_toolkit,
+    check_runtime,
+    check_cgroups,
+    check_cdi,
+)
+"""What is worth a look where there is a driver with GPUs."""

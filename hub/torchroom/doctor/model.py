@@ -1,0 +1,219 @@
+"""The doctor's nouns: what was read of a machine, and what is found. Pure.
+
+None always means *unknown*: it could not be read here, and no check passes for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from torchroom.public import Public
+
+
+class Level(StrEnum):
+    """How bad a finding is. UNKNOWN: it could not be checked here."""
+
+    OK = "ok"
+    UNKNOWN = "unknown"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        check: Its name; stays the same over versions.
+        level: See Level.
+        says: What was seen, one sentence.
+        fix: What to do; "" if nothing.
+    """
+
+    check: str
+    level: Level
+    says: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as the driver lists it; `is_persistent` None if it does not say."""
+
+    uuid: str
+    name: str
+    is_persistent: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """NVIDIA's driver: its version, its GPUs, and what it complained of, "" if nothing.
+
+    The version is None if there is no driver.
+    """
+
+    version: str | None
+    gpus: tuple[Gpu, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CdiSpec:
+    """A CDI file of NVIDIA's: its path, its devices' names, its driver's versions."""
+
+    path: str
+    devices: frozenset[str]
+    driver_versions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A file system: what it is for, and bytes and inodes free of all there are."""
+
+    what: str
+    path: str
+    free_bytes: int
+    total_bytes: int
+    free_inodes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One of this deployment: a compose service (`service`) or a user's server.
+
+    Attributes:
+        name: The engine's.
+        service: Of compose; "" for a user's server.
+        state: "running", "exited", ...
+        health: "healthy", "starting", "unhealthy"; "" if it has no health check.
+        shm_bytes: Size of /dev/shm; None if it was not looked at.
+    """
+
+    name: str
+    service: str = ""
+    state: str = "running"
+    health: str = ""
+    shm_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The container engine, as it describes itself.
+
+    Attributes:
+        version: Like "28.2.0".
+        default_runtime: Like "runc".
+        runtimes: All of them.
+        cgroup_driver: "systemd" or "cgroupfs".
+        cdi_devices: What it can attach; None if it is too old to say.
+        root_dir: Where images and volumes are.
+        security: Like ("name=seccomp,profile=builtin",).
+        warnings: Its own.
+        containers: Of this deployment; None if they could not be listed.
+    """
+
+    version: str
+    default_runtime: str = "runc"
+    runtimes: frozenset[str] = frozenset()
+    cgroup_driver: str = ""
+    cdi_devices: frozenset[str] | None = None
+    root_dir: str = ""
+    security: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    containers: tuple[Container, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was read of the machine.
+
+    Attributes:
+        is_container: Read inside a container: much of the host is not seen.
+        n_pci_gpus: NVIDIA display devices on the bus, with or without a driver.
+        driver: See Driver.
+        toolkit: Version of the NVIDIA Container Toolkit; "" if it is not installed.
+        accepts_env: Whether it lets any image ask for GPUs by environment variable.
+        cdi: The CDI files of NVIDIA's.
+        has_char_links: Whether /dev/char knows the GPUs' nodes.
+        engine: See Engine.
+        engine_error: Why there is none.
+        is_engine_open: Whether it also listens on TCP without TLS.
+        disks: See Disk.
+        is_clock_synchronised: By the kernel's own word.
+    """
+
+    is_container: bool = False
+    n_pci_gpus: int | None = None
+    driver: Driver | None = None
+    toolkit: str | None = None
+    accepts_env: bool | None = None
+    cdi: tuple[CdiSpec, ...] | None = None
+    has_char_links: bool | None = None
+    engine: Engine | None = None
+    engine_error: str = ""
+    is_engine_open: bool | None = None
+    disks: tuple[Disk, ...] = ()
+    is_clock_synchronised: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the hub's public address answered to a browser's first request.
+
+    Attributes:
+        error: Why it did not, "" if it did.
+        is_untrusted: It answered, but with a certificate that browsers refuse.
+        certificate_ends: Of a trusted certificate.
+        has_hsts: Whether browsers are told to come back by HTTPS only.
+        open_cookies: Names of cookies that were set without Secure.
+    """
+
+    error: str = ""
+    is_untrusted: bool = False
+    certificate_ends: datetime | None = None
+    has_hsts: bool = False
+    open_cookies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What was read of the deployment's settings.
+
+    Attributes:
+        environment: Its variables; values of secrets are not looked at.
+        public: Where people reach it; None if that setting cannot be used.
+        public_error: Why it cannot, "" if it can.
+        courses: The text of courses.toml; None if there is none.
+        courses_error: Why it could not be read, "" if it could.
+        answer: Of the public address; None if it was not asked.
+        open_files: Secrets that others on the machine may read.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    public: Public | None = None
+    public_error: str = ""
+    courses: str | None = None
+    courses_error: str = ""
+    answer: Answer | None = None
+    open_files: tuple[str, ...] = ()
+
+
+def ok(check: str, says: str) -> Finding:
+    """Return a finding that all is well."""
+    return Finding(check, Level.OK, says)
+
+
+def unknown(check: str, says: str, fix: str) -> Finding:
+    """Return a finding that something could not be checked, and where it can be."""
+    return Finding(check, Level.UNKNOWN, says, fix)
+
+
+def warn(check: str, says: str, fix: str) -> Finding:
+    """Return a finding that will hurt some day."""
+    return Finding(check, Level.WARN, says, fix)
+
+
+def fail(check: str, says: str, fix: str) -> Finding:
+    """Return a finding that hurts now."""
+    return Finding(check, Level.FAIL, says, fix)

@@ -1,0 +1,106 @@
+"""Reads the deployment: its settings' files, and how its public address answers."""
+
+import http.client
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from torchroom.doctor.model import Answer, Deployment
+from torchroom.public import Public
+from torchroom.public import read as read_public
+from torchroom.settings import SettingError
+
+ANSWERS_WITHIN_S = 10.0
+OTHERS_READ = 0o004
+
+
+def read_deployment(
+    env: Mapping[str, str], secrets: tuple[Path, ...] = ()
+) -> Deployment:
+    """Return what can be read of the settings; asks the public address if it is HTTPS.
+
+    Args:
+        env: The deployment's.
+        secrets: Files with secrets, beside those that the environment names.
+    """
+    courses, error = _courses(env.get("TORCHROOM_COURSES", ""))
+    public, public_error = _public(env)
+    named = [Path(env[key]) for key in env if key.endswith("_SECRET_FILE") and env[key]]
+    return Deployment(
+        environment=env,
+        public=public,
+        public_error=public_error,
+        courses=courses,
+        courses_error=error,
+        answer=ask(public.url) if public and public.is_secure else None,
+        open_files=tuple(str(path) for path in (*secrets, *named) if _is_open(path)),
+    )
+
+
+def _public(env: Mapping[str, str]) -> tuple[Public | None, str]:
+    try:
+        return read_public(env), ""
+    except SettingError as error:
+        return None, str(error)
+
+
+def _courses(path: str) -> tuple[str | None, str]:
+    if not path:
+        return None, ""
+    try:
+        return Path(path).read_text(encoding="utf-8"), ""
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not plain text"
+        return None, f"TORCHROOM_COURSES: {path} cannot be read: {reason}."
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return path.is_file() and bool(path.stat().st_mode & OTHERS_READ)
+    except OSError:
+        return False  # who cannot look at it cannot read it either
+
+
+def ask(url: str) -> Answer:
+    """Return how a browser's first request to the hub's login page ends."""
+    try:
+        return _ask(url, ssl.create_default_context())
+    except ssl.SSLCertVerificationError as error:
+        return Answer(error=f"{error.verify_message}.", is_untrusted=True)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Answer(error=f"{error}.")
+
+
+def _ask(url: str, context: ssl.SSLContext) -> Answer:
+    there = urlsplit(url)
+    connection = http.client.HTTPSConnection(
+        there.hostname or "",
+        there.port or 443,
+        timeout=ANSWERS_WITHIN_S,
+        context=context,
+    )
+    try:
+        connection.connect()
+        certificate = connection.sock.getpeercert() or {}
+        connection.request("GET", "/hub/login")
+        answer = connection.getresponse()
+        answer.read()
+    finally:
+        connection.close()
+    cookies = answer.headers.get_all("Set-Cookie") or []
+    ends = certificate.get("notAfter")
+    return Answer(
+        certificate_ends=datetime.fromtimestamp(
+            ssl.cert_time_to_seconds(str(ends)), UTC
+        )
+        if ends
+        else None,
+        has_hsts="Strict-Transport-Security" in answer.headers,
+        open_cookies=tuple(
+            cookie.partition("=")[0]
+            for cookie in cookies
+            if "secure" not in {part.strip().lower() for part in cookie.split(";")}
+        ),
+    )
