@@ -13,7 +13,7 @@ _BARE = re.compile(r"([0-9a-f]{64})")
 _POD = re.compile(r"pod[0-9a-f]{8}[-_]?[0-9a-f-]{4,}")
 _DELETED = " (deleted)"
 
-_STARTTIME = 22  # field numbers of proc_pid_stat(5)
+_UTIME, _STIME, _STARTTIME = 14, 15, 22  # field numbers of proc_pid_stat(5)
 _FIRST_AFTER_NAME = 3
 
 
@@ -117,6 +117,18 @@ def parse_stat(text: str) -> tuple[str, int] | None:
     if len(fields) <= position or not fields[position].isdecimal():
         return None
     return name, int(fields[position])
+
+
+def parse_cpu_ticks(text: str) -> int | None:
+    """Return the CPU time (in ticks) from /proc/<pid>/stat; None if unreadable.
+
+    Of all its threads, in user mode and in the kernel; not of its children.
+    """
+    fields = text.rpartition(")")[2].split()
+    used = fields[_UTIME - _FIRST_AFTER_NAME : _STIME - _FIRST_AFTER_NAME + 1]
+    if len(used) <= _STIME - _UTIME or not all(field.isdecimal() for field in used):
+        return None
+    return sum(map(int, used))
 
 
 def parse_status(text: str) -> tuple[int, tuple[int, ...]] | None:

@@ -28,10 +28,13 @@ from gpuspawner import settings
 from gpuspawner.engine import CALL_TIMEOUT_S, DockerEngine
 from gpuspawner.host import Host, Policy
 from gpuspawner.model import Offer
+from gpuspawner.pacing import Pace
 from gpuspawner.ports import EveryMachineOffer, PlaceholderMeter
 from gpuspawner.probe import NvmlProbe
 
 HUB_ID_FILE = "gpuspawner_hub_id"
+STARTS_WITHIN_S = 600
+UNANSWERED_WITHIN_S = 1800
 HUB_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 
 
@@ -90,11 +93,17 @@ class ConfiguredSpawner(DockerSpawner):
         every start.""",
     ).tag(config=True)
 
+    search_paths = Dict(
+        help="""Variable -> folder in the container that it shall begin with, such as
+        {"JUPYTER_PATH": "/opt/site/share"}; what the image has in it follows.""",
+    ).tag(config=True)
+
     cap_add = List(
         Unicode(),
         help="""Capabilities to leave to servers. None are needed by images that start
         as an ordinary user; images that start as root and drop to one need SETUID,
-        SETGID, CHOWN, DAC_OVERRIDE and FOWNER.""",
+        SETGID, CHOWN, DAC_OVERRIDE and FOWNER. Without SETUID an image that would
+        start as root is run as home_owner.""",
     ).tag(config=True)
 
     bystanders = List(
@@ -142,6 +151,21 @@ class ConfiguredSpawner(DockerSpawner):
         help="""Courses that go first in the queue at times: each with group (a
         JupyterHub group), start and end (ISO 8601 with time zone), and optionally
         every_days (7: weekly).""",
+    ).tag(config=True)
+
+    start_limit = Integer(
+        20,
+        min=0,
+        help="Starts of one user within any 10 minutes; 0: no limit.",
+    ).tag(config=True)
+
+    unanswered_limit = Integer(
+        3,
+        min=0,
+        help="""Servers of one user that held a GPU and never answered, within any 30
+        minutes; then that user waits before the next start with a GPU. They are not
+        paid for. Failures of the machine, the engine and the queue do not count. 0: no
+        limit.""",
     ).tag(config=True)
 
     sample_interval = Float(
@@ -247,6 +271,8 @@ class ConfiguredSpawner(DockerSpawner):
                     clean_within_s=self.clean_within,
                     meter_every_s=self.meter_interval,
                     state_dir=Path(self.state_dir),
+                    starts=Pace(self.start_limit, STARTS_WITHIN_S),
+                    unanswered=Pace(self.unanswered_limit, UNANSWERED_WITHIN_S),
                 ),
                 meter=self.meter,
             )

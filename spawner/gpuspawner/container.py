@@ -16,6 +16,10 @@ SLOTS = "gpuspawner.slots"
 INDICES = "gpuspawner.indices"
 NAME = "gpuspawner.container"
 
+KEEPS_PRIVILEGES = "no-new-privileges"
+ROOT = frozenset({"", "0", "root"})
+CHANGES_USER = frozenset({"SETUID", "CAP_SETUID", "ALL"})
+
 INTERRUPT_S = 5.0
 INTERRUPT_LOOK_S = 0.25
 VOID = "void"  # NVIDIA's runtime reads: no device, no driver library
@@ -114,6 +118,21 @@ def environment(lease: Lease, limits: Limits, gpu_driver: str) -> dict[str, str]
     return env
 
 
+def search_paths(
+    brought: Mapping[str, str], folders: Mapping[str, str]
+) -> dict[str, str]:
+    """Return variables with each of these folders in front of what is there already.
+
+    Args:
+        brought: What the image and the site's configuration set.
+        folders: Variable, like "JUPYTER_PATH" -> folder in the container.
+    """
+    return {
+        name: ":".join(filter(None, [folder, brought.get(name, "")]))
+        for name, folder in folders.items()
+    }
+
+
 def device_requests(
     uuids: Sequence[str], gpu_driver: str
 ) -> list[dict[str, Any]] | None:
@@ -149,7 +168,7 @@ def host_config(
         "pids_limit": limits.pids,
         "nano_cpus": int(limits.n_cpus * 1e9),
         "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
+        "security_opt": [KEEPS_PRIVILEGES],
         "restart_policy": {"Name": "no"},
     }
     if cap_add:
@@ -158,6 +177,27 @@ def host_config(
     if requests:
         found["device_requests"] = requests
     return found
+
+
+def security_options(of_site: Sequence[str]) -> list[str]:
+    """Return the engine's security options: a site may add some, ours always stay."""
+    added = [option for option in of_site if not option.startswith(KEEPS_PRIVILEGES)]
+    return [KEEPS_PRIVILEGES, *added]
+
+
+def run_as(image_user: str, owner: Sequence[int], cap_add: Sequence[str]) -> str:
+    """Return the user that a container runs as, "" for the image's own.
+
+    Args:
+        image_user: What the image says, "" if nothing, which the engine takes for root.
+        owner: Numeric user and group of the homes.
+        cap_add: A site that leaves SETUID to servers lets images start as root and
+            drop to a user themselves.
+    """
+    is_root = image_user.partition(":")[0] in ROOT
+    if not is_root or CHANGES_USER & set(cap_add):
+        return ""
+    return ":".join(map(str, owner))
 
 
 def check_extra_host_config(extra: Mapping[str, Any]) -> None:

@@ -117,6 +117,7 @@ class CreatingSpawner(ConfiguredSpawner):
         host_config: dict[str, Any] = {
             **extra_host,
             **c.host_config(lease, limits, driver, self.cap_add),
+            "security_opt": c.security_options(extra_host.get("security_opt") or ()),
             "binds": binds,
             "mounts": self.mount_binds,
             "links": self.links,
@@ -126,8 +127,17 @@ class CreatingSpawner(ConfiguredSpawner):
             host_config["port_bindings"] = {self.port: (self.host_ip,)}
         environment = self.get_env() | c.environment(lease, limits, driver)
         environment["GPUSPAWNER_FACTS"] = homes.FACTS
-        if cap := _share(lease):
+        if not extra_create.get("user"):
+            brings = await self.host.engine.image_user(self.image)
+            if user := c.run_as(brings, self.home_owner, self.cap_add):
+                extra_create["user"] = user
+                environment["HOME"] = self.home_dir  # no image knows this user's
+        cap = _share(lease)
+        brought: dict[str, str] = {}
+        if cap or self.search_paths:
             brought = await self.host.engine.image_environment(self.image)
+        environment |= c.search_paths(brought | environment, self.search_paths)
+        if cap:
             total = cap.device.memory_bytes
             environment |= capping.environment(
                 brought | environment, cap.memory_bytes, total

@@ -1,4 +1,4 @@
-"""Why leases end, and which ends the meter has not taken yet, by lease."""
+"""Why leases end or are about to, and which ends the meter has not taken yet."""
 
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field
@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from gpuspawner.exits import Exit
 from gpuspawner.model import LeaseEnd
+
+COUNTS_FOR_S = 120.0  # that a stop may come after its reason was told
 
 
 @dataclass
@@ -70,6 +72,31 @@ class Endings:
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"these are no ends of leases: {error!r}") from error
+
+
+@dataclass
+class Announced:
+    """Why leases are about to be stopped through JupyterHub, as was told before.
+
+    A reason counts for so long as a stop takes to come, and no longer: what stops the
+    server later has another one. Times are monotonic seconds.
+    """
+
+    _told: dict[str, tuple[Exit, float]] = field(default_factory=dict)
+
+    def tell(self, lease_id: str, why: Exit, now_s: float) -> None:
+        """Take note of a reason; it replaces an earlier one."""
+        self._told = {
+            key: (told, at_s)
+            for key, (told, at_s) in self._told.items()
+            if now_s - at_s <= COUNTS_FOR_S
+        }
+        self._told[lease_id] = why, now_s
+
+    def take(self, lease_id: str, now_s: float) -> Exit | None:
+        """Return the reason for a stop that comes now, once; None without one."""
+        why, at_s = self._told.pop(lease_id, (None, now_s))
+        return why if now_s - at_s <= COUNTS_FOR_S else None
 
 
 def _end(row: Mapping[str, Any]) -> LeaseEnd:

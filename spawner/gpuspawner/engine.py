@@ -164,14 +164,21 @@ class DockerEngine:
 
     async def image_environment(self, image: str) -> dict[str, str]:
         """Return the variables that an image brings, {} if it is not there."""
+        rows = (await self._image(image)).get("Env") or []
+        return {key: value for key, _, value in (row.partition("=") for row in rows)}
+
+    async def image_user(self, image: str) -> str:
+        """Return whom an image starts as, "" if it does not say or is not there."""
+        return str((await self._image(image)).get("User") or "")
+
+    async def _image(self, image: str) -> dict[str, Any]:
         try:
             found = await self.call("inspect_image", image)
         except EngineRefused as error:
             if error.status == NOT_FOUND:
                 return {}
             raise
-        rows = (found.get("Config") or {}).get("Env") or []
-        return {key: value for key, _, value in (row.partition("=") for row in rows)}
+        return dict(found.get("Config") or {})
 
     async def has_image(self, image: str) -> bool:
         """Return whether the image is on the engine."""

@@ -5,9 +5,11 @@ GPUSpawnerError
 │   ├── InvalidSelection   what was asked for is not on offer
 │   ├── NoCapacity         no slot is free now
 │   ├── NotReady           the truth about the machine is not known yet
-│   └── NotPayable         the tokens do not suffice, or there is no price
+│   ├── NotPayable         the tokens do not suffice, or there is no price
+│   └── TooOften           the user must wait before the next start
 ├── EngineUnknown        the engine did not answer: nothing is known, nothing stopped
 ├── EngineRefused        the engine answered no, with a sentence
+│   └── EndedEarly         the server ended by itself before it answered
 ├── MeterFailed          the ledger does not answer: nothing was charged or reserved
 ├── ProbeFailed          NVML cannot say which devices there are
 └── StoreFailed          a file that must outlive the hub cannot be read or written
@@ -52,6 +54,13 @@ class NotPayable(Refusal):
     http_status = 402
 
 
+class TooOften(Refusal):
+    """The user did this too often of late."""
+
+    reason = "rate"
+    http_status = 429
+
+
 class MeterFailed(GPUSpawnerError):
     """The ledger does not answer; nothing was changed, and it may be tried again."""
 
@@ -70,6 +79,10 @@ class EngineRefused(GPUSpawnerError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class EndedEarly(EngineRefused):
+    """What ran in the container ended before it answered; the text says how."""
 
 
 class ProbeFailed(GPUSpawnerError):

@@ -11,6 +11,8 @@ SIGTERM = 143
 STOPPED = "Your last server stopped: "
 AGAIN = " Start it again."
 OUT_OF_TOKENS = "out_of_tokens"
+TOLD = frozenset({"idle", "cpu_idle", "max_age", "window_over", "health", "admin"})
+"""Reasons that whoever stops a server through JupyterHub's REST API may tell before."""
 FAILED_STARTS = frozenset({"not_started", "not_claimed"})
 
 
@@ -20,7 +22,7 @@ class Exit:
 
     Attributes:
         reason: out_of_memory, killed, stopped, crashed, not_started, not_claimed,
-            removed, gpu_broke, gpu_memory, out_of_tokens.
+            removed, gpu_broke, gpu_memory, out_of_tokens, or one of TOLD.
         sentence: For the user.
         at: ISO time of the end, "" if unknown.
         is_refundable: The platform broke, not the user's program.

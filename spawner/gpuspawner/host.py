@@ -14,6 +14,7 @@ from gpuspawner.clock import Clock
 from gpuspawner.container import LEASE
 from gpuspawner.doorway import Doorway
 from gpuspawner.durations import Durations
+from gpuspawner.endings import Announced
 from gpuspawner.engine import DockerEngine
 from gpuspawner.errors import (
     EngineRefused,
@@ -24,11 +25,13 @@ from gpuspawner.errors import (
 )
 from gpuspawner.exits import Exit
 from gpuspawner.health import HealthBook
+from gpuspawner.idleness import thresholds_for
 from gpuspawner.keeping import Keeper
 from gpuspawner.metering import Metering
-from gpuspawner.model import Container, Device, LeaseState, Offer
+from gpuspawner.model import Container, Device, LeaseState, Offer, Terms
 from gpuspawner.notices import Notices
 from gpuspawner.offers import from_machine
+from gpuspawner.pacing import NO_LIMIT, Pace, Starts
 from gpuspawner.pool import Pool
 from gpuspawner.ports import Meter, PlaceholderMeter, Probe
 from gpuspawner.recovery import plan
@@ -62,6 +65,8 @@ class Policy:
         clean_within_s: How long a returned slot may take to become clean.
         meter_every_s: Seconds between two looks of the meter at running servers.
         state_dir: Where what must outlive the hub is kept.
+        starts: How often one user may start a server.
+        unanswered: How many of a user's GPU servers may not answer.
     """
 
     shares: Mapping[str, int] = field(default_factory=dict)
@@ -72,6 +77,8 @@ class Policy:
     clean_within_s: float = 60.0
     meter_every_s: float = 60.0
     state_dir: Path = Path()
+    starts: Pace = NO_LIMIT
+    unanswered: Pace = NO_LIMIT
 
 
 class Host:
@@ -90,6 +97,9 @@ class Host:
         placing: Which containers there are.
         metering: See Metering.
         caps: Lease id -> what enforces its memory cap, of those that have one.
+        terms: Lease id -> what its server was started as.
+        announced: Why servers are about to be stopped through JupyterHub.
+        starts: How often users start servers.
     """
 
     def __init__(
@@ -110,7 +120,10 @@ class Host:
         self.pool = Pool(policy.shares, policy.keep_intact)
         self.claims: set[str] = set()
         self.caps: dict[str, str] = {}
+        self.terms: dict[str, Terms] = {}
+        self.announced = Announced()
         self.doorway = Doorway()
+        self.starts = Starts(policy.starts, policy.unanswered)
         self.placing = Placing(bystanders=policy.bystanders)
         self._evicted: set[str] = set()
         self._queue_file = Keeper(
@@ -136,6 +149,7 @@ class Host:
             evict=self.evict,
             tell=self.tell,
             clean_within=timedelta(seconds=policy.clean_within_s),
+            thresholds=thresholds_for(policy.sample_every_s),
             log=log,
         )
         self.metering = Metering(
@@ -294,7 +308,9 @@ class Host:
             for row in containers:
                 if row.is_running and self._goes_on(row):
                     self.metering.reconsider(row.labels[LEASE])
-            self._notices.keep(self.claims | self.pool.leases.keys())
+            known = self.claims | self.pool.leases.keys()
+            self._notices.keep(known)
+            self.terms = {key: x for key, x in self.terms.items() if key in known}
             self.placing.names = {row.id: row.name for row in containers}
             lease_of = {row.id: row.labels.get(LEASE) or row.id for row in containers
                         if c.is_ours(self.hub_id, row)}  # fmt: skip
@@ -506,6 +522,7 @@ class Host:
         """Forget a lease that is over, but not why: its spawner has yet to ask."""
         self.placing.of_lease.pop(lease_id, None)
         self.caps.pop(lease_id, None)
+        self.terms.pop(lease_id, None)
         self._evicted.discard(lease_id)
 
     def evict(self, lease_id: str, ended: Exit) -> None:
@@ -517,12 +534,16 @@ class Host:
         if lease is None or lease.state is LeaseState.RELEASING:
             return
         self.log.warning("ending lease_id=%s: %s", lease_id, ended.reason)
-        self._notices.endings[lease_id] = ended
-        self._notices_file.changed()
+        self.note_ending(lease_id, ended)
         self.metering.decide(lease_id, ended)
         self._evicted.add(lease_id)
         self.pool.end(lease_id)
         self.kick()
+
+    def note_ending(self, lease_id: str, ended: Exit) -> None:
+        """Keep why we end a lease for its spawner, see `ending_of`."""
+        self._notices.endings[lease_id] = ended
+        self._notices_file.changed()
 
     def ending_of(self, lease_id: str) -> Exit | None:
         """Return why we ended a lease, once; None if we did not."""

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
+from gpuspawner.cgroups import parse_cpu_ticks
 from gpuspawner.host import Host
 from gpuspawner.view import Facts
 
 PROC = Path("/proc")
-USER_TIME, SYSTEM_TIME = 11, 12  # fields of /proc/PID/stat after the program's name
 
 
 def facts_of(host: Host) -> Facts:
@@ -22,6 +22,9 @@ def facts_of(host: Host) -> Facts:
         round_s=rounds.took_s if rounds.last else None,
         reader_cpu_s=cpu_s(getattr(host.probe, "pid", None)),
         caps=host.caps,
+        terms=host.terms,
+        tokens_end=host.metering.tokens_end,
+        observed=rounds.observed,
         admission=host.doorway.admission,
         alarms=rounds.alarms,
         absence=host.probe.absence,
@@ -33,9 +36,7 @@ def cpu_s(pid: int | None) -> float | None:
     if pid is None:
         return None
     try:
-        text = (PROC / str(pid) / "stat").read_text()
-        words = text.rpartition(")")[2].split()
-        ticks = int(words[USER_TIME]) + int(words[SYSTEM_TIME])
-    except (OSError, ValueError, IndexError):
+        ticks = parse_cpu_ticks((PROC / str(pid) / "stat").read_text())
+    except (OSError, ValueError):
         return None
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return None if ticks is None else ticks / os.sysconf("SC_CLK_TCK")

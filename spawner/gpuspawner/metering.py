@@ -81,6 +81,7 @@ class Metering:
 
     Attributes:
         wake: Set when a pass should be made soon.
+        tokens_end: Lease id -> when its tokens run out, as the meter last said.
         log: The hub's.
     """
 
@@ -99,6 +100,7 @@ class Metering:
         log: Log,
     ) -> None:
         self.wake = asyncio.Event()
+        self.tokens_end: Mapping[str, datetime] = {}
         self._hub_id, self._meter, self._clock = hub_id, meter, clock
         self._engine, self._pool, self.log = engine, pool, log
         self._evict, self._tell, self._every_s = evict, tell, every_s
@@ -439,6 +441,7 @@ class Metering:
 
     def _act(self, settlement: Settlement) -> None:
         """Do what follows from settling."""
+        self.tokens_end = settlement.ends
         for verdict in settlement.verdicts:
             if verdict.must_end:
                 at = self._clock.now().isoformat()

@@ -156,6 +156,25 @@ def _slots_and_leases(seen: JSON) -> Iterator[Metric]:
             holder = (lease["user"], lease["server"], lease["id"])
             info.add_metric((slot["device"], *holder, slot["id"], slot["kind"]), 1)
     yield info
+    yield _idle(seen)
+
+
+def _idle(seen: JSON) -> Metric:
+    """Return for how long GPU servers are idle, where that is known."""
+    family = _family(
+        "lease_idle_seconds",
+        "Since every GPU of this server is idle, 0 while one is busy.",
+        ("user", "server", "lease"),
+    )
+    now = datetime.fromisoformat(seen["at"])
+    for lease in seen["leases"]:
+        use = lease["use"]
+        if use is None or use["state"] == "unknown":
+            continue
+        since = use["idle_since"] and datetime.fromisoformat(use["idle_since"])
+        idle_s = max(0.0, (now - since).total_seconds()) if since else 0.0
+        family.add_metric((lease["user"], lease["server"], lease["id"]), idle_s)
+    return family
 
 
 def _starts(seen: JSON) -> Iterator[Metric]:

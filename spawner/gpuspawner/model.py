@@ -1,5 +1,6 @@
 """The nouns: devices, requests, leases, limits, containers. Values only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -225,6 +226,21 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What a server was started as.
+
+    Attributes:
+        offer: The name of the size; "" if unknown.
+        course: The course that it was started for, "" if none.
+        ready_at: When it answered first; aware UTC, None if it has not or if unknown.
+    """
+
+    offer: str = ""
+    course: str = ""
+    ready_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceClaim:
     """What a container asked the engine for, as the engine tells it.
 
@@ -329,10 +345,13 @@ class Settlement:
     Attributes:
         verdicts: See Verdict; each warning once.
         next_at: When something is due again; None: whenever.
+        ends: Lease id -> when its tokens run out if nothing else changes, of those of
+            which that is known.
     """
 
     verdicts: tuple[Verdict, ...] = ()
     next_at: datetime | None = None
+    ends: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ LOST = {n.NVML_ERROR_GPU_IS_LOST, n.NVML_ERROR_RESET_REQUIRED}
 UNSUPPORTED = {n.NVML_ERROR_NOT_SUPPORTED, n.NVML_ERROR_FUNCTION_NOT_FOUND}
 PCI_DEVICES = "/sys/bus/pci/devices"
 SIMULATED = " (simulated)"  # the stand-in's mark, at the end of every name
+PERCENT = 100
 NO_ID = 0xFFFFFFFF  # NVML's "this is not about a MIG instance"
 NUMA_WORDS = 16  # of 64 nodes each
 WANTED_EVENTS = n.nvmlEventTypeXidCriticalError | n.nvmlEventTypeGpuRecoveryAction
@@ -60,12 +61,20 @@ class Trouble(Exception):
 
 
 class _Gpu:
-    """A handle, whose it is, and which of its NVLinks exist (None: not asked yet)."""
+    """A handle, whose it is, and what is remembered of it between two readings.
+
+    Attributes:
+        handle: NVML's.
+        uuid: Of the GPU.
+        links: The numbers of its NVLinks; None: not asked yet.
+        seen_us: The driver's time of its newest SM use that was read, 0 at first.
+    """
 
     def __init__(self, handle: Any, uuid: str) -> None:
         self.handle = handle
         self.uuid = uuid
         self.links: list[int] | None = None
+        self.seen_us = 0
 
 
 def read(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -316,6 +325,7 @@ class Reader:
         handle = gpu.handle
         utilisation = read(n.nvmlDeviceGetUtilizationRates, handle)
         power_mw = read(n.nvmlDeviceGetPowerUsage, handle)
+        limit_mw = read(n.nvmlDeviceGetEnforcedPowerLimit, handle)
         energy_mj = read(n.nvmlDeviceGetTotalEnergyConsumption, handle)
         ecc = n.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, n.NVML_VOLATILE_ECC
         values = {
@@ -324,7 +334,9 @@ class Reader:
             "processes": _processes(handle),
             "temperature_c": _temperature(handle),
             "power_w": None if power_mw is None else power_mw / 1000,
+            "power_limit_w": None if limit_mw is None else limit_mw / 1000,
             "energy_j": None if energy_mj is None else energy_mj / 1000,
+            "sm": _sm(gpu, at),
             "n_ecc_uncorrected": read(n.nvmlDeviceGetTotalEccErrors, handle, *ecc),
             "recovery": _recovery(handle),
             "remapping": read(n.nvmlDeviceGetRemappedRows, handle),
@@ -486,6 +498,29 @@ def _processes(handle: Any, gpu_instance: int | None = None) -> list[list[Any]] 
             sizes = found.get(key), process.usedGpuMemory
             found[key] = max((s for s in sizes if s is not None), default=None)
     return [[pid, size, gi] for (pid, gi), size in found.items()]
+
+
+def _sm(gpu: _Gpu, at: float) -> list[list[Any]] | None:
+    """Return [PID, SM use] of every process that ran since the last reading.
+
+    It is asked for by the driver's own times: what happened a moment ago is dated a
+    second back, so that the time of the last reading would skip some of it.
+    """
+    if gpu.seen_us > at * 1e6:  # the clock was set back
+        gpu.seen_us = 0
+    try:
+        rows = n.nvmlDeviceGetProcessUtilization(gpu.handle, gpu.seen_us)
+    except n.NVMLError as error:
+        if error.value in LOST:
+            raise
+        return [] if error.value == n.NVML_ERROR_NOT_FOUND else None
+    found: dict[int, float] = {}
+    for row in rows:
+        if row.smUtil > PERCENT:  # some drivers leave rows unset
+            return None
+        gpu.seen_us = max(gpu.seen_us, row.timeStamp)
+        found[row.pid] = max(found.get(row.pid, 0.0), row.smUtil / PERCENT)
+    return [[pid, share] for pid, share in found.items()]
 
 
 # -- MIG

@@ -5,12 +5,14 @@ no capability for it, only the host's process table (`pid: host`). A PID may be 
 to another process at any time: what is read is checked against the start time.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpuspawner.cgroups import (
     ProcessIdentity,
     container_ids,
+    parse_cpu_ticks,
     parse_stat,
     parse_status,
     v2_path,
@@ -92,6 +94,14 @@ class Processes:
         if not self.is_hosts:
             return None
         return identity.is_same_as(self.identify(identity.pid))
+
+    def cpu_s(self, identity: ProcessIdentity) -> float | None:
+        """Return the CPU seconds that this very process has used; None if unknown."""
+        text = self._read(str(identity.pid), "stat") or ""
+        told, ticks = parse_stat(text), parse_cpu_ticks(text)
+        if told is None or told[1] != identity.start_time or ticks is None:
+            return None
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def cgroup(self, pid: int, container_id: str) -> str | None:
         """Return the container's cgroup folder for NVML, see `cgroups.v2_path`.

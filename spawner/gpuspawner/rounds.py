@@ -1,19 +1,19 @@
 """Looks at the whole machine again and again, and does what follows from it.
 
-One round reads every GPU, judges its health, hands clean slots back to the pool, and
-lets the watchdog look at every process. Nothing here decides: health.py, handover.py
-and watchdog.py do.
+One round reads every GPU, judges its health, hands clean slots back to the pool, lets
+the watchdog look at every process, and notes which servers compute. Nothing here
+decides: health.py, handover.py, watchdog.py and signals.py do.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gpuspawner import container as c
-from gpuspawner import handover, watchdog
+from gpuspawner import handover, idleness, watchdog
 from gpuspawner.cgroups import ProcessIdentity, container_ids
 from gpuspawner.engine import DockerEngine
 from gpuspawner.errors import EngineRefused, EngineUnknown, ProbeFailed
@@ -21,11 +21,13 @@ from gpuspawner.exits import Exit
 from gpuspawner.faults import Finding
 from gpuspawner.handover import Cleanness
 from gpuspawner.health import Change, EndLease, HealthBook
+from gpuspawner.idleness import Observed
 from gpuspawner.model import Lease, LeaseState, SlotKind
 from gpuspawner.pool import Pool
 from gpuspawner.ports import Probe
 from gpuspawner.processes import Processes, boot_id
 from gpuspawner.sample import Sweep
+from gpuspawner.signals import Thresholds
 
 UNWATCHED = (
     "The hub cannot see the host's processes, so nobody looks whether servers keep to "
@@ -72,11 +74,13 @@ class Rounds:
         evict: Ends a lease's server for a reason that its user reads.
         tell: Leaves a message for a lease's user.
         clean_within: How long a returned slot may take to become clean.
+        thresholds: From where on a GPU counts as busy.
         log: The hub's.
 
     Attributes:
         last: The last sweep, None before the first.
         took_s: Wall-clock seconds of the last round.
+        observed: Whether the GPUs of leases compute.
         alarms: What admins must know, the newest last.
     """
 
@@ -91,14 +95,16 @@ class Rounds:
         evict: Callable[[str, Exit], None],
         tell: Callable[[str, str], None],
         clean_within: timedelta = handover.LIMIT,
+        thresholds: Thresholds = idleness.THRESHOLDS,
         log: Log,
     ) -> None:
         self.last: Sweep | None = None
         self.took_s = 0.0
+        self.observed = Observed()
         self.alarms: list[tuple[datetime, str]] = []
         self._probe, self._engine, self._pool, self._book = probe, engine, pool, book
         self._placing, self._evict, self._tell, self._log = placing, evict, tell, log
-        self._clean_within = clean_within
+        self._clean_within, self._thresholds = clean_within, thresholds
         self._processes = Processes()
         self._watchdog = watchdog.Watchdog()
         self._baselines = handover.Baselines()
@@ -116,19 +122,30 @@ class Rounds:
         except ProbeFailed as error:
             self._log.warning("GPUs cannot be read: %s", error)
             self._pool.trouble = str(error)
+            self._observe(None, {}, {}, datetime.now(UTC))
             return
         now = datetime.now(UTC)
         self.last = sweep
         self._heal(sweep, now)  # before anything can fail: events come only once
-        pids = {p.pid for s in sweep.samples.values() for p in s.processes or ()}
+        samples = sweep.samples.values()
+        pids = {process.pid for sample in samples for process in sample.processes or ()}
+        pids |= {pid for sample in samples for pid in sample.sm or ()}
         identities = await asyncio.to_thread(self._identify, pids)
+        cpu_s = await asyncio.to_thread(self._cpu_s, identities)
         await self._learn_names(identities)
         self._hand_over(sweep, identities, now)
         self._watch(sweep, identities, now)
+        self._observe(sweep, identities, cpu_s, now)
         self.took_s = (datetime.now(UTC) - began).total_seconds()
 
     def _identify(self, pids: set[int]) -> dict[int, ProcessIdentity | None]:
         return {pid: self._processes.identify(pid) for pid in pids}
+
+    def _cpu_s(
+        self, identities: Mapping[int, ProcessIdentity | None]
+    ) -> dict[int, float | None]:
+        known = ((pid, who) for pid, who in identities.items() if who is not None)
+        return {pid: self._processes.cpu_s(who) for pid, who in known}
 
     async def _learn_names(
         self, identities: Mapping[int, ProcessIdentity | None]
@@ -201,10 +218,8 @@ class Rounds:
         now: datetime,
     ) -> None:
         """Give clean slots back; report those that do not become clean."""
-        used = {u for x in self._pool.leases.values() for s in x.slots for u in
-                (s.uuid, s.device.uuid)}  # fmt: skip
+        held = self._held()
         back = [x.slot for x in self._pool.returned.values()]
-        waiting = {u for slot in back for u in (slot.uuid, slot.device.uuid)}
         unclean = set()
         for returned in list(self._pool.returned.values()):
             slot = returned.slot
@@ -226,7 +241,13 @@ class Rounds:
                 self._report(slot.device.uuid, Finding.UNCLEAN, found.reason, now)
         for uuid in {slot.device.uuid for slot in back} - unclean:
             self._book.clear(uuid, Finding.UNCLEAN)
-        self._baselines.learn(sweep, used | waiting)
+        self._baselines.learn(sweep, held)
+
+    def _held(self) -> Set[str]:
+        """Return the UUIDs of what is leased or not yet clean, and of its devices."""
+        slots = [slot for lease in self._pool.leases.values() for slot in lease.slots]
+        slots += [returned.slot for returned in self._pool.returned.values()]
+        return {uuid for slot in slots for uuid in (slot.uuid, slot.device.uuid)}
 
     def _rightful(
         self, uuid: str, identities: Mapping[int, ProcessIdentity | None]
@@ -327,6 +348,28 @@ class Rounds:
             self._tell(action.lease_id, action.text)
         elif status != GONE:
             self._watchdog.could_not_end(action)
+
+    # -- idleness ----------------------------------------------------------------------
+
+    def _observe(
+        self,
+        sweep: Sweep | None,
+        identities: Mapping[int, ProcessIdentity | None],
+        cpu_s: Mapping[int, float | None],
+        now: datetime,
+    ) -> None:
+        self.observed = idleness.observe(
+            self.observed,
+            sweep,
+            self._scene().servers,
+            identities,
+            cpu_s,
+            now=now,
+            held=self._held() | self._pool.foreign.keys(),
+            thresholds=self._thresholds,
+        )
+        for text in self.observed.alarms:
+            self._alarm(text)
 
     # -- the driver inside containers --------------------------------------------------
 

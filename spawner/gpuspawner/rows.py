@@ -72,6 +72,8 @@ def _sample(row: Row) -> Sample:
     values["at"] = datetime.fromtimestamp(row["at"], UTC)
     if "processes" in row:
         values["processes"] = tuple(GpuProcess(*each) for each in row["processes"])
+    if "sm" in row:
+        values["sm"] = dict(row["sm"])
     if "recovery" in row:
         values["recovery"] = RECOVERIES.get(row["recovery"], Recovery.REBOOT)
     if "remapping" in row:

@@ -57,7 +57,10 @@ class Sample:
         processes: Every compute, graphics and MPS process, each PID once per instance.
         temperature_c: Degrees Celsius.
         power_w: Watts.
+        power_limit_w: Watts that it is not let draw more of.
         energy_j: Joules since the driver was loaded; only ever grows.
+        sm: PID -> 0 to 1: the most that one process kept the SMs busy, of those that
+            used them since the reading before; {}: nobody did. None under MIG.
         n_ecc_uncorrected: Uncorrected memory errors since the driver was loaded.
         recovery: See Recovery.
         remapping: See Remapping.
@@ -72,7 +75,9 @@ class Sample:
     processes: tuple[GpuProcess, ...] | None = None
     temperature_c: int | None = None
     power_w: float | None = None
+    power_limit_w: float | None = None
     energy_j: float | None = None
+    sm: Mapping[int, float] | None = None
     n_ecc_uncorrected: int | None = None
     recovery: Recovery | None = None
     remapping: Remapping | None = None

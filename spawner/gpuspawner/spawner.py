@@ -1,6 +1,7 @@
 """GPUDockerSpawner: translates between JupyterHub, the pool and the engine."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from gpuspawner import exits, form, homes, seeding, waiting
 from gpuspawner.creation import CLEANUP_GRACE_S
 from gpuspawner.errors import EngineRefused, EngineUnknown, GPUSpawnerError
 from gpuspawner.host import STOP_GRACE_S
-from gpuspawner.model import Container, Offer, Payer
+from gpuspawner.model import Container, Offer, Payer, Terms
 from gpuspawner.quoting import Tag
 from gpuspawner.slots import fits
 from gpuspawner.starting import StartingSpawner
@@ -64,12 +65,15 @@ class GPUDockerSpawner(StartingSpawner):
         self._memory_bytes = state.get("memory_bytes", 0)
         if self.lease_id:
             self.host.claims.add(self.lease_id)
+            self.host.terms[self.lease_id] = _terms(state.get("terms", {}))
 
     def get_state(self) -> dict[str, Any]:
         """Return the lease, and what outlives a server: its home and its last end."""
         state: dict[str, Any] = super().get_state()
+        terms = self.host.terms.get(self.lease_id) if self.lease_id else None
         kept = {
             "lease_id": self.lease_id,
+            "terms": terms and _kept(terms),
             "home_volume": self.home_volume,
             "last_exit": self.last_exit,
             "memory_bytes": self._memory_bytes,
@@ -247,13 +251,17 @@ class GPUDockerSpawner(StartingSpawner):
         While the engine does not answer this keeps trying: a server that may still run
         is not reported as stopped.
 
+        If a program that stops servers told before why, its user reads that.
+
         Raises:
             web.HTTPError: The engine did not answer for minutes; the lease stays taken
                 and the hub goes on trying in the background.
         """
-        grace, why = 0 if now else STOP_GRACE_S, exits.ON_REQUEST
+        told = self.host.announced.take(self.lease_id, time.monotonic())
+        grace, why = 0 if now else STOP_GRACE_S, told or exits.ON_REQUEST
         if self._waiting_for_response:
             why = exits.NOT_STARTED
+            self._note_unanswered()
             self._forget_choice()  # it never came up: do not insist on the same
         loop = asyncio.get_running_loop()
         deadline = loop.time() + STOP_DEADLINE_S
@@ -265,13 +273,16 @@ class GPUDockerSpawner(StartingSpawner):
             except (EngineUnknown, EngineRefused) as error:
                 self.log.warning("stopping %s: engine unknown: %s", self.owner, error)
                 if loop.time() > deadline:
+                    if told:
+                        self.host.note_ending(self.lease_id, told)
                     raise web.HTTPError(
                         503, "The container engine does not answer; the server is "
                         "stopped as soon as it does."
                     ) from error  # fmt: skip
             await asyncio.sleep(STOP_RETRY_S)
         self.lease_id = self.object_id = ""
-        self.last_exit = {}
+        if told:
+            self.last_exit = asdict(told)
 
     async def rename(self, old_name: str, new_name: str) -> None:
         """Keep the home: its volume's name is kept in the server's state."""
@@ -295,6 +306,21 @@ class GPUDockerSpawner(StartingSpawner):
                 "home NOT deleted, remove it by hand volume=%s owner=%s: %s",
                 self.home_volume, self.owner, error,
             )  # fmt: skip
+
+
+def _kept(terms: Terms) -> dict[str, Any]:
+    ready_at = terms.ready_at and terms.ready_at.isoformat()
+    return asdict(terms) | {"ready_at": ready_at}
+
+
+def _terms(kept: Mapping[str, Any]) -> Terms:
+    """Return what `_kept` made; servers of older hubs have none."""
+    ready_at = kept.get("ready_at")
+    return Terms(
+        kept.get("offer", ""),
+        kept.get("course", ""),
+        datetime.fromisoformat(ready_at) if ready_at else None,
+    )
 
 
 def _options_from_form(data: dict[str, list[str]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,9 +22,15 @@ from traitlets import Dict, Unicode
 from gpuspawner import admission, counting, exits, offers, waiting
 from gpuspawner.creation import CLEANUP_GRACE_S, CreatingSpawner
 from gpuspawner.doorway import BootTimedOut
-from gpuspawner.errors import EngineRefused, GPUSpawnerError, MeterFailed, Refusal
+from gpuspawner.errors import (
+    EndedEarly,
+    EngineRefused,
+    GPUSpawnerError,
+    MeterFailed,
+    Refusal,
+)
 from gpuspawner.exits import Exit
-from gpuspawner.model import Lease, Offer, Payer, SlotKind
+from gpuspawner.model import Lease, Offer, Payer, SlotKind, Terms
 from gpuspawner.progress import Progress
 from gpuspawner.tickets import Place, Ticket
 
@@ -63,6 +70,7 @@ class StartingSpawner(CreatingSpawner):
     _memory_bytes = 0
     _prepare_timeout_s = 0
     _oom_seen_at: datetime | None = None
+    _booted_at: float | None = None
 
     # -- choosing ----------------------------------------------------------------
 
@@ -116,10 +124,15 @@ class StartingSpawner(CreatingSpawner):
     async def _start(self) -> tuple[str, int]:
         host = self.host
         await host.ready()
+        self._booted_at = None
+        host.starts.begin(self.owner.user, time.monotonic(), datetime.now(UTC))
         choice = await self._chosen()
         offer = choice.offer
+        if offer.request.n_slots:
+            self._check_gpu_pace()
         await host.metering.check(choice.payer, offer.request)  # before any waiting
         lease = await self._lease(offer)
+        host.terms[lease.id] = Terms(offer.name, choice.payer.course)
         self._memory_bytes = offer.limits.memory_bytes
         self.log.info("lease acquired lease_id=%s owner=%s %s", lease.id, lease.owner,
                       lease.why)  # fmt: skip
@@ -135,6 +148,7 @@ class StartingSpawner(CreatingSpawner):
         # A hub that is killed after this and before JupyterHub keeps the server leaves
         # a container that nobody claims: it counts as never started.
         await host.metering.ready(lease.id)
+        host.terms[lease.id] = Terms(offer.name, payer.course, datetime.now(UTC))
         host.pool.activate(lease.id)
         self.last_exit = {}
         self._progress.say(95, "JupyterLab answers")
@@ -248,17 +262,38 @@ class StartingSpawner(CreatingSpawner):
     async def _boot(self, created: str, lease: Lease) -> tuple[str, int]:
         """Start the container; return its address when it answers."""
         self._progress.say(60, "Starting the container")
-        await self.host.start(lease.id, created)
+        if lease.slots:
+            self._check_gpu_pace()  # other starts of this user may be as far by now
+            self._booted_at = time.monotonic()
+            self.host.starts.boots(self.owner.user, self._booted_at)
+        is_theirs = False
         try:
-            return await self._come_up(created, lease)
+            await self.host.start(lease.id, created)
+            is_theirs = True  # whoever cancels from here on has had the GPU
+            return await self._answered(created, lease)
+        except EndedEarly:
+            raise
+        except Exception:
+            is_theirs = False
+            raise
+        finally:
+            if not is_theirs:
+                self._forgive()
+
+    async def _answered(self, created: str, lease: Lease) -> tuple[str, int]:
+        """Return the address of what was started when it answers."""
+        try:
+            address = await self._come_up(created, lease)
         except GPUSpawnerError as error:
             # That it ended says more than what could not be done to it then, but the
             # engine may notice the end a moment later than we.
             for _ in range(N_LOOKS):
-                if why := await self._end_of(created):
-                    raise EngineRefused(why, 0) from error
+                if ended := await self._end_of(created):
+                    raise ended from error
                 await asyncio.sleep(LOOK_EVERY_S / N_LOOKS)
             raise
+        self._forgive()
+        return address
 
     async def _come_up(self, created: str, lease: Lease) -> tuple[str, int]:
         await self.check(created, lease)
@@ -273,7 +308,8 @@ class StartingSpawner(CreatingSpawner):
         """Return when the server answers.
 
         Raises:
-            EngineRefused: It ended instead.
+            EndedEarly: It ended instead.
+            EngineRefused: It was removed, or it never ran.
         """
         base = self.server.base_url if self.server else "/"
         url = url_path_join(f"http://{f'[{ip}]' if ':' in ip else ip}:{port}", base)
@@ -281,17 +317,38 @@ class StartingSpawner(CreatingSpawner):
             try:
                 await wait_for_http_server(url, timeout=LOOK_EVERY_S)
             except TimeoutError:
-                if why := await self._end_of(created):
-                    raise EngineRefused(why, 0) from None
+                if ended := await self._end_of(created):
+                    raise ended from None
             else:
                 return
 
-    async def _end_of(self, created: str) -> str:
-        """Return why the container ended, "" if it runs."""
+    async def _end_of(self, created: str) -> EngineRefused | None:
+        """Return why the container ended, None if it runs."""
         found = await self.host.engine.inspect(created)
         if found is not None and found.is_running:
-            return ""
-        return exits.describe_start(found, self._memory_bytes)
+            return None
+        why = exits.describe_start(found, self._memory_bytes)
+        has_run = found is not None and found.started_at is not None
+        return EndedEarly(why, 0) if has_run else EngineRefused(why, 0)
+
+    # -- pace --------------------------------------------------------------------
+
+    def _check_gpu_pace(self) -> None:
+        """Raise TooOften if too many GPU servers of this user never answered."""
+        now = datetime.now(UTC)
+        self.host.starts.check_gpu(self.owner.user, time.monotonic(), now)
+
+    def _forgive(self) -> None:
+        """Do not count this boot: it answered, or its end was the platform's."""
+        if self._booted_at is not None:
+            self.host.starts.answered(self.owner.user, self._booted_at)
+            self._booted_at = None
+
+    def _note_unanswered(self) -> None:
+        """Count a server that answered us, but never JupyterHub."""
+        lease = self.host.pool.leases.get(self.lease_id)
+        if lease is not None and lease.slots:
+            self.host.starts.boots(self.owner.user, time.monotonic())
 
     # -- undoing -----------------------------------------------------------------
 
@@ -308,6 +365,8 @@ class StartingSpawner(CreatingSpawner):
     async def _undone(self, error: Exception) -> web.HTTPError:
         """Undo what was begun; return what the user reads."""
         ended = self.host.ending_of(self.lease_id)
+        if ended and ended.is_refundable:
+            self._forgive()
         await self._undo()
         self._forget_choice()
         if isinstance(error, Refusal):

@@ -9,7 +9,8 @@ from gpuspawner import waiting
 from gpuspawner.admission import Admission
 from gpuspawner.faults import Record
 from gpuspawner.health import HealthBook
-from gpuspawner.model import Device, Lease, Slot, SlotKind
+from gpuspawner.idleness import Observed, thresholds_for
+from gpuspawner.model import Device, Lease, Slot, SlotKind, Terms
 from gpuspawner.pool import Pool
 from gpuspawner.refusals import count
 from gpuspawner.sample import Sample, Sweep
@@ -40,6 +41,9 @@ class Facts:
         reader_cpu_s: CPU seconds of the process that reads the GPUs, since it was
             started; None if unknown.
         caps: Lease id -> which of `capping.Means` keeps its share inside its memory.
+        terms: Lease id -> what its server was started as.
+        tokens_end: Lease id -> when its tokens run out, as the meter last said.
+        observed: Whether the GPUs of leases compute.
         admission: Who boots; None before the first boot.
         alarms: When and what, the newest last.
         absence: Why there are no GPUs, None if there are some.
@@ -53,6 +57,9 @@ class Facts:
     round_s: float | None = None
     reader_cpu_s: float | None = None
     caps: Mapping[str, str] = field(default_factory=dict)
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+    tokens_end: Mapping[str, datetime] = field(default_factory=dict)
+    observed: Observed = field(default_factory=Observed)
     admission: Admission | None = None
     alarms: Sequence[tuple[datetime, str]] = ()
     absence: str | None = None
@@ -73,7 +80,7 @@ def show(facts: Facts, now: datetime) -> JSON:
         "sampling": _sampling(facts, now),
         "devices": [_device(device, facts, now) for device in pool.devices.values()],
         "slots": [_slot(slot, facts) for slot in pool.slots.values()],
-        "leases": [_lease(lease, facts) for lease in pool.leases.values()],
+        "leases": [_lease(lease, facts, now) for lease in pool.leases.values()],
         "queue": [
             _ticket(ticket, facts.places.get(ticket.id)) for ticket in _waiting(facts)
         ],
@@ -217,7 +224,9 @@ def _state(slot: Slot, pool: Pool) -> tuple[str, str | None]:
     return "free", None
 
 
-def _lease(lease: Lease, facts: Facts) -> JSON:
+def _lease(lease: Lease, facts: Facts, now: datetime) -> JSON:
+    terms = facts.terms.get(lease.id, Terms())
+    end = facts.tokens_end.get(lease.id)
     return {
         "id": lease.id,
         "user": lease.owner.user,
@@ -225,11 +234,34 @@ def _lease(lease: Lease, facts: Facts) -> JSON:
         "state": lease.state.value,
         "since": lease.since and lease.since.isoformat(),
         "why": lease.why or None,
+        "offer": terms.offer or None,
+        "course": terms.course or None,
+        "ready_at": terms.ready_at and terms.ready_at.isoformat(),
+        "tokens_end_at": end and end.isoformat(),
         "slots": [
             {"id": slot.id, "device": slot.device.uuid, "kind": slot.kind.value}
             for slot in lease.slots
         ],
         "cap": _cap(lease, facts.caps.get(lease.id)),
+        "use": _use(lease, facts, now),
+    }
+
+
+def _use(lease: Lease, facts: Facts, now: datetime) -> JSON | None:
+    """Return whether a lease's GPUs compute; None without a slot."""
+    if not lease.slots:
+        return None
+    longest = thresholds_for(facts.interval_s).longest
+    use = facts.observed.of(lease.id, now, longest)
+    return {
+        "state": use.state.value,
+        "since": use.since.isoformat(),
+        "idle_since": use.idle_since and use.idle_since.isoformat(),
+        "why": use.why,
+        "slots": [
+            {"id": slot.id, "state": slot.state.value, "why": slot.why}
+            for slot in use.slots
+        ],
     }
 
 

@@ -120,6 +120,10 @@ class FakeProbe:
     def __init__(self, n_devices: int) -> None:
         self.devices = tuple(device(i) for i in range(n_devices))
         self.processes: dict[str, tuple[GpuProcess, ...]] = {}
+        self.utilisation: dict[str, float] = {}
+        self.watts: dict[str, float] = {}  # of GPUs that tell how busy they are
+        self.joules: dict[str, float] = {}
+        self.read_at = datetime.now(UTC)
         self.events: list[Event] = []
         self.absence: str | None = None
         self.why = ""
@@ -143,16 +147,24 @@ class FakeProbe:
             raise ProbeFailed(self.why)
         now = datetime.now(UTC)
         events, self.events = tuple(self.events), []
-        samples = {
-            d.uuid: Sample(
-                d.uuid,
-                now,
-                memory_used_bytes=0,
-                processes=self.processes.get(d.uuid, ()),
-            )
-            for d in self.devices
-        }
+        passed_s, self.read_at = (now - self.read_at).total_seconds(), now
+        for uuid, watts in self.watts.items():
+            self.joules[uuid] = self.joules.get(uuid, 0.0) + watts * passed_s
+        samples = {d.uuid: self._sample(d.uuid, now) for d in self.devices}
         return Sweep(samples, events)
+
+    def _sample(self, uuid: str, now: datetime) -> Sample:
+        processes = self.processes.get(uuid, ())
+        sample = Sample(uuid, now, memory_used_bytes=0, processes=processes)
+        if uuid not in self.watts:
+            return sample
+        return replace(
+            sample,
+            utilisation=self.utilisation.get(uuid, 0.0),
+            power_limit_w=400.0,
+            energy_j=self.joules[uuid],
+            sm={},
+        )
 
     async def limit_memory(
         self,
@@ -167,10 +179,12 @@ class FakeProcesses(Processes):
     """A process table in a dict."""
 
     table: dict[int, ProcessIdentity]
+    used_s: dict[int, float]
     is_whole: bool
 
     def __init__(self) -> None:
         object.__setattr__(self, "table", {})
+        object.__setattr__(self, "used_s", {})
         object.__setattr__(self, "is_whole", True)
 
     @property
@@ -179,6 +193,9 @@ class FakeProcesses(Processes):
 
     def identify(self, pid: int) -> ProcessIdentity | None:
         return self.table.get(pid)
+
+    def cpu_s(self, identity: ProcessIdentity) -> float | None:
+        return self.used_s.get(identity.pid)
 
 
 def process(pid: int, *containers: str, name: str = "python3") -> ProcessIdentity:

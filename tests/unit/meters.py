@@ -186,6 +186,7 @@ class FakeMeter:
     async def settle(self, running: Mapping[str, datetime]) -> Settlement:
         self._begin("settle", " ".join(running))
         verdicts: list[Verdict] = []
+        ends: dict[str, datetime] = {}
         next_at = None
         for lease_id, at in running.items():
             account = self.accounts[lease_id]
@@ -201,10 +202,11 @@ class FakeMeter:
             elif left_s <= HOLD_S and lease_id not in self._warned:
                 self._warned.add(lease_id)
                 verdicts.append(Verdict(lease_id, "Your tokens run low."))
+            ends[lease_id] = at + timedelta(seconds=left_s)
             due = at + timedelta(seconds=max(0, left_s - STOP_LEAD_S))
             next_at = min(next_at or due, due)
         self.after("settle")
-        return Settlement(tuple(verdicts), next_at)
+        return Settlement(tuple(verdicts), next_at, ends)
 
     async def end(self, lease_id: str, end: LeaseEnd) -> None:
         self._begin("end", lease_id)

@@ -1,7 +1,13 @@
 """A process's container is found in whatever form the machine's cgroups take."""
 
 import pytest
-from gpuspawner.cgroups import container_ids, parse_stat, parse_status, v2_path
+from gpuspawner.cgroups import (
+    container_ids,
+    parse_cpu_ticks,
+    parse_stat,
+    parse_status,
+    v2_path,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,6 +86,7 @@ def test_no_text_whatever_breaks_the_parser(text: str) -> None:
     assert all(len(found) == 64 for found in container_ids(text))
     assert v2_path(text, ID) is None or ID in text
     parse_stat(text)
+    parse_cpu_ticks(text)
     parse_status(text)
 
 
@@ -126,6 +133,8 @@ def test_an_unreadable_stat_or_status_is_unknown() -> None:
     """Half a file is not an identity."""
     assert parse_stat("") is None
     assert parse_stat("4242 (python) S 1 2 3") is None
+    assert parse_cpu_ticks("") is None
+    assert parse_cpu_ticks("4242 (python) S 1 2 3") is None
     assert parse_status("Uid:\t1000\t1000\t1000\t1000\n") is None
     assert parse_status("NSpid:\t1\n") is None
     assert parse_status("Uid:\t1000\nNSpid:\n") is None

@@ -38,6 +38,17 @@ def test_a_server_without_a_lease_sees_no_gpu_whatever_its_image_says() -> None:
     assert c.device_requests((), "nvidia") is None
 
 
+def test_search_paths_go_in_front_of_what_the_image_has() -> None:
+    """Nothing of it is lost, and other variables are not touched."""
+    folders = {"JUPYTER_PATH": "/opt/site/share", "JUPYTER_CONFIG_PATH": "/opt/site"}
+    brought = {"JUPYTER_PATH": "/opt/theirs:/more", "PYTHONPATH": "/opt/code"}
+    assert c.search_paths(brought, folders) == {
+        "JUPYTER_PATH": "/opt/site/share:/opt/theirs:/more",
+        "JUPYTER_CONFIG_PATH": "/opt/site",
+    }
+    assert c.search_paths(brought, {}) == {}
+
+
 def test_a_lease_asks_for_exactly_its_uuids_never_a_count() -> None:
     """By the hook or by CDI."""
     (by_hook,) = c.device_requests(("GPU-3",), "nvidia") or [{}]

@@ -34,7 +34,7 @@ class TestSettings:
 
     def test_defaults(self, tmp_path: Path) -> None:
         assert settings.read(tmp_path / "none") == settings.Settings(
-            "torchroom", 8000, "torchroom-servers", 0, ""
+            "torchroom", 8000, "torchroom_servers", 0, ""
         )
 
     def test_env_file_counts_and_the_shell_wins(self, tmp_path: Path) -> None:
@@ -149,6 +149,21 @@ class TestComposeFailures:
                 "PORT",
             ),
             ("No such image: torchroom/hub:9", "image", "make images"),
+            (
+                "Pool overlaps with other one on this address space",
+                "TORCHROOM_SUBNET",
+                "private",
+            ),
+            (
+                "Bind for 0.0.0.0:8444 failed: port is already allocated",
+                "8444",
+                "TORCHROOM_HTTPS_PORT",
+            ),
+            (
+                "listen tcp4 :80: bind: address already in use",
+                "80 is taken",
+                "TORCHROOM_HTTP_PORT",
+            ),
             ("something else", "something else", "again"),
         ],
     )
@@ -156,10 +171,26 @@ class TestComposeFailures:
         self, monkeypatch: pytest.MonkeyPatch, said: Any, word: str, todo: str
     ) -> None:
         wanted = settings.read(Path("/nonexistent"))
+        ports = {"TORCHROOM_HTTP_PORT": "80", "TORCHROOM_HTTPS_PORT": "8444"}
+        compose.write_variables(wanted, ports)
         monkeypatch.setattr(compose, "run", lambda *_args: Result(1, "", said))
         with pytest.raises(Failure, match=word) as raised:
             compose.must(["docker-compose"], wanted, "up")
         assert todo in raised.value.todo
+
+    def test_a_firewall_that_is_not_in_place_says_why_itself(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted = settings.read(Path("/nonexistent"))
+        failed = "dependency failed to start: container x-firewall-1 is unhealthy"
+        monkeypatch.setattr(compose, "run", lambda *_args: Result(1, "", failed))
+        said = {"ps": "1234\n", "logs": "the firewall is not in place: it rains.\n"}
+        monkeypatch.setattr(
+            compose, "try_docker", lambda word, *_: Result(0, said[word], "")
+        )
+        with pytest.raises(Failure, match="it rains") as raised:
+            compose.must(["docker-compose"], wanted, "up")
+        assert "isolation.md" in raised.value.todo
 
 
 class TestFailures:
@@ -307,18 +338,28 @@ class TestComposeFile:
         return read
 
     def test_only_loopback_is_published(self, services: dict[str, Any]) -> None:
-        ports = [p for s in services.values() for p in s.get("ports", [])]
+        ports = {n: s["ports"] for n, s in services.items() if "ports" in s}
+        opened = ports.pop("tls")
         assert ports
-        assert all(port.startswith("127.0.0.1:") for port in ports)
+        assert all(port.startswith("127.0.0.1:") for p in ports.values() for port in p)
+        assert services["tls"]["profiles"] == ["https"]
+        for port in opened:  # by make up, for an address that is not this machine's
+            assert port.startswith("${TORCHROOM_TLS_ADDRESS-127.0.0.1:}")
 
-    @pytest.mark.parametrize("name", ["proxy", "hub"])
+    @pytest.mark.parametrize("name", ["proxy", "hub", "tls", "engine-gate", "firewall"])
     def test_least_rights(self, services: dict[str, Any], name: str) -> None:
         service = services[name]
         assert service["cap_drop"] == ["ALL"]
         assert service["read_only"] is True
         assert "no-new-privileges:true" in service["security_opt"]
         assert "privileged" not in service
-        assert "user" not in service  # the image's own user, 1000
+        if name == "tls":  # may have to be the owner of a key
+            assert service["user"] == "${TORCHROOM_TLS_USER:-1000:1000}"
+            assert service["networks"] == ["default"]
+        elif name == "engine-gate":  # the hub must not be able to debug it
+            assert service["user"] == "10001:1000"
+        else:
+            assert "user" not in service  # the image's own user, 1000
 
     def test_the_proxys_api_is_not_on_the_servers_network(
         self, services: dict[str, Any]
@@ -326,13 +367,18 @@ class TestComposeFile:
         assert "--api-ip=proxy-api" in services["proxy"]["command"]
         networks = services["proxy"]["networks"]
         assert networks["default"]["aliases"] == ["proxy-api"]
-        assert not networks["servers"]
+        assert set(networks["servers"]) == {"ipv4_address"}
 
-    def test_only_the_hub_reaches_the_engine(self, services: dict[str, Any]) -> None:
+    def test_only_the_gate_reaches_the_engine(self, services: dict[str, Any]) -> None:
         holders = [
             n for n, s in services.items() if "docker.sock" in str(s.get("volumes"))
         ]
-        assert holders == ["hub"]
+        assert holders == ["engine-gate"]
+        assert services["engine-gate"]["network_mode"] == "none"
+        assert "group_add" not in services["hub"]
+        given = services["hub"]["environment"]["DOCKER_HOST"]
+        assert given == "unix:///run/torchroom-engine/docker.sock"
+        assert "engine-gate:/run/torchroom-engine:ro" in services["hub"]["volumes"]
 
     def test_what_people_set_about_tokens_reaches_the_hub(
         self, services: dict[str, Any]

@@ -24,6 +24,7 @@ from gpuspawner.errors import (
     NotPayable,
 )
 from gpuspawner.exits import Exit
+from gpuspawner.looking import facts_of
 from gpuspawner.model import Lease, LeaseEnd, Owner, Payer, SlotKind, SlotRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -1057,6 +1058,20 @@ async def test_in_any_order_a_lease_is_charged_for_exactly_what_it_ran(
         assert not await machine.meter.open_leases()
     finally:
         machine.end()
+
+
+async def test_when_tokens_run_out_is_what_the_meter_last_said(
+    machine: Metered,
+) -> None:
+    lease = await machine.running()
+    assert machine.host.metering.tokens_end == {}
+    machine.clocks.pass_s(90)
+    await machine.pass_()
+    (ends_at,) = machine.host.metering.tokens_end.values()
+    settled_to = machine.meter.accounts[lease.id].settled_to
+    assert settled_to
+    assert (ends_at - settled_to).total_seconds() == 1000 * TOKEN * HOUR_S // RATE - 90
+    assert facts_of(machine.host).tokens_end == {lease.id: ends_at}
 
 
 def test_times_are_whole_in_the_file_of_ends() -> None:

@@ -13,11 +13,13 @@ from gpuspawner.admission import Admission
 from gpuspawner.faults import Health
 from gpuspawner.health import HealthBook
 from gpuspawner.host import Host
+from gpuspawner.idleness import LeaseUse, Observed
 from gpuspawner.looking import cpu_s
 from gpuspawner.model import Device, Owner, SlotRequest
 from gpuspawner.pool import Pool
 from gpuspawner.recovery import Plan
 from gpuspawner.sample import GpuProcess, Sample, Sweep
+from gpuspawner.signals import Use
 from gpuspawner.tickets import Ticket
 from gpuspawner.view import Facts, show
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -125,6 +127,20 @@ def test_a_lease_joins_its_gpu_by_uuid(seen: Scrape) -> None:
     ]
 
 
+@pytest.mark.parametrize(("state", "idle_s"), [
+    (Use.IDLE, [90.0]), (Use.BUSY, [0.0]), (Use.UNKNOWN, []),
+])  # fmt: skip
+def test_how_long_a_server_is_idle(state: Use, idle_s: list[float]) -> None:
+    """A busy one is not idle at all; of an unknown one nothing is said."""
+    since = NOW - timedelta(seconds=90)
+    use = LeaseUse(state, since, since if state is Use.IDLE else None, "")
+    facts = replace(busy_facts(), observed=Observed(NOW, {"ls_1": use}))
+    found = scrape(facts).all("lease_idle_seconds")
+    assert [value for _, value in found] == idle_s
+    who = {"user": ANN.user, "server": "lab", "lease": "ls_1"}
+    assert all(labels == who for labels, _ in found)
+
+
 def test_slots_are_counted_by_state_and_type(seen: Scrape) -> None:
     """States that nothing is in are there at 0, so that an alert can be written."""
     counts = {labels["state"]: n for labels, n in seen.all("slots")}
@@ -215,9 +231,16 @@ def host_of(facts: Facts, alarms: list[tuple[datetime, str]]) -> Host:
         book=facts.book,
         policy=SimpleNamespace(sample_every_s=facts.interval_s),
         room=SimpleNamespace(places=facts.places),
-        rounds=SimpleNamespace(last=facts.sweep, took_s=facts.round_s, alarms=alarms),
+        rounds=SimpleNamespace(
+            last=facts.sweep,
+            took_s=facts.round_s,
+            alarms=alarms,
+            observed=facts.observed,
+        ),
         probe=SimpleNamespace(absence=None),
         caps=facts.caps,
+        terms=facts.terms,
+        metering=SimpleNamespace(tokens_end=facts.tokens_end),
         doorway=SimpleNamespace(admission=facts.admission),
     )
     return cast("Host", host)

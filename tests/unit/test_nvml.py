@@ -31,7 +31,9 @@ VALUES = {
     "nvmlDeviceGetMemoryInfo": "memory_used_bytes",
     "nvmlDeviceGetComputeRunningProcesses_v3": "processes",
     "nvmlDeviceGetPowerUsage": "power_w",
+    "nvmlDeviceGetEnforcedPowerLimit": "power_limit_w",
     "nvmlDeviceGetTotalEnergyConsumption": "energy_j",
+    "nvmlDeviceGetProcessUtilization": "sm",
     "nvmlDeviceGetTotalEccErrors": "n_ecc_uncorrected",
     "nvmlDeviceGetFieldValues": "recovery",
     "nvmlDeviceGetRemappedRows": "remapping",
@@ -340,7 +342,7 @@ def test_a_sample_holds_every_value(serve: Serve) -> None:
     state.set_utilisation(uuid, 97, power=350_000)
     state.change(uuid, temp=71, energy=123_456, dbe_vol=5, recovery=4)
     state.change(uuid, remap_cor=3, remap_unc=2, remap_pending=1, remap_failure=0)
-    state.process(uuid, 7, GIB)
+    state.process(uuid, 7, GIB, sm=80)
     samples = served.samples()
     assert list(samples) == state.uuids
     assert abs(samples[uuid].pop("at") - time.time()) < WAIT_S
@@ -351,7 +353,9 @@ def test_a_sample_holds_every_value(serve: Serve) -> None:
         "processes": [[7, GIB, None]],
         "temperature_c": 71,
         "power_w": 350.0,
+        "power_limit_w": 400.0,
         "energy_j": 123.456,
+        "sm": [[7, 0.8]],
         "n_ecc_uncorrected": 5,
         "recovery": 4,
         "remapping": [3, 2, 1, 0],
@@ -382,6 +386,46 @@ def test_everything_refused_leaves_an_empty_sample(serve: Serve) -> None:
     served.ask("devices")
     state.fault("*", state.uuids[0], code=states.NOT_SUPPORTED)
     assert served.samples()[state.uuids[0]].keys() == {"uuid", "at"}
+
+
+def test_sm_use_is_what_ran_since_the_last_sweep(serve: Serve) -> None:
+    """Also what has stopped meanwhile, once; nobody at all is known, too."""
+    state, served = serve(states.simple(2))
+    uuid, other = state.uuids
+    assert [served.samples()[each]["sm"] for each in (uuid, other)] == [[], []]
+    state.process(uuid, 7, GIB, sm=80)
+    state.process(uuid, 8, GIB, sm=1)
+    assert served.samples()[uuid]["sm"] == [[7, 0.8], [8, 0.01]]
+    state.process(uuid, 8, GIB)
+    assert served.samples()[uuid]["sm"] == [[7, 0.8], [8, 0.01]]
+    state.process(uuid, 7, GIB)
+    assert served.samples()[uuid]["sm"] == [[7, 0.8]]
+    samples = served.samples()
+    assert [samples[each]["sm"] for each in (uuid, other)] == [[], []]
+
+
+def test_sm_use_that_no_process_can_have_is_unknown(serve: Serve) -> None:
+    """Some drivers leave rows unset; the rest of such an answer may be wrong, too."""
+    state, served = serve(states.simple(1))
+    uuid = state.uuids[0]
+    state.process(uuid, 7, GIB, sm=80)
+    state.process(uuid, 8, GIB, sm=101)
+    assert "sm" not in served.samples()[uuid]
+    state.process(uuid, 8, GIB, sm=100)
+    assert [8, 1.0] in served.samples()[uuid]["sm"]
+
+
+def test_sm_use_is_still_told_after_the_clock_was_set_back(serve: Serve) -> None:
+    """The driver dates it by that clock: nothing would be newer for hours."""
+    state, served = serve(states.simple(1))
+    uuid = state.uuids[0]
+    state.process(uuid, 7, GIB, sm=80)
+    state.process(uuid, 7, GIB)
+    state.processes[0].ran = 2 * time.time_ns() // 1000
+    state.write()
+    assert served.samples()[uuid]["sm"] == [[7, 0.8]]
+    state.process(uuid, 8, GIB, sm=50)
+    assert [8, 0.5] in served.samples()[uuid]["sm"]
 
 
 def test_the_temperature_has_two_ways(serve: Serve) -> None:

@@ -153,7 +153,7 @@ async def test_a_sweep_is_made_of_samples(
     first, no_ecc = state.uuids[0], state.uuids[2]
     state.set_utilisation(first, 50, power=200_000)
     state.change(first, energy=5_000, dbe_vol=1, recovery=4, remap_pending=1)
-    state.process(first, 7, GIB)
+    state.process(first, 7, GIB, sm=40)
     before = datetime.now(UTC)
     swept = await probe.sweep()
     sample = swept.samples[first]
@@ -166,7 +166,9 @@ async def test_a_sweep_is_made_of_samples(
         processes=(GpuProcess(7, GIB),),
         temperature_c=32,
         power_w=200.0,
+        power_limit_w=300.0,
         energy_j=5.0,
+        sm={7: 0.4},
         n_ecc_uncorrected=1,
         recovery=Recovery.DRAIN_AND_RESET,
         remapping=Remapping(0, 0, is_pending=True, has_failed=False),

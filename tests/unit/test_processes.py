@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,35 @@ def test_a_process_of_the_host_keeps_its_pid(tmp_path: Path, table: Table) -> No
     found = Processes(tmp_path).identify(4242)
     assert found
     assert (found.containers, found.inner_pid) == ((), 4242)
+
+
+def test_cpu_time_is_that_of_this_very_process(tmp_path: Path, table: Table) -> None:
+    """Its PID may be another's by now: that one's time says nothing."""
+    table("4242")
+    processes = Processes(tmp_path)
+    found = processes.identify(4242)
+    assert found
+    assert processes.cpu_s(found) == (14 + 15) / os.sysconf("SC_CLK_TCK")
+    table("4242", start=8)
+    assert processes.cpu_s(found) is None
+    (tmp_path / "4242/stat").unlink()
+    assert processes.cpu_s(found) is None
+
+
+def test_cpu_time_of_a_real_process_grows() -> None:
+    """By what it uses, in seconds."""
+    processes = Processes()
+    me = processes.identify(os.getpid())
+    if me is None:
+        pytest.skip("this machine's process table cannot be read")
+    before = processes.cpu_s(me)
+    assert before is not None
+    began = time.process_time()
+    while time.process_time() - began < 0.1:
+        pass
+    after = processes.cpu_s(me)
+    assert after is not None
+    assert after - before >= 0.05
 
 
 def test_a_command_line_is_shown_in_one_short_line(

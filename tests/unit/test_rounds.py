@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from gpuspawner import rounds
 from gpuspawner.faults import Finding, Health
 from gpuspawner.model import Container, SlotKind
 from gpuspawner.sample import Event, EventKind, GpuProcess
+from gpuspawner.signals import Thresholds, Use
 from unit.machine import GIB, Machine, device, process
 
 UUID = device(0).uuid
@@ -219,3 +220,72 @@ async def test_a_slot_is_quarantined_after_the_sites_own_limit(
     await machine.host.end(ann.id, f"id-{ann.id}", timeout_s=0)
     await machine.host.look_round()
     assert machine.host.book.unclean == (UUID,)
+
+
+# -- idleness --------------------------------------------------------------------------
+
+
+async def test_a_round_notes_which_servers_compute(tmp_path: Path) -> None:
+    """By what the driver tells and by what the host's process table does."""
+    machine = telling(tmp_path)
+    await machine.settle()
+    await machine.host.look_round()
+    lease = machine.server("ann")
+    on(machine, UUID, 41, f"id-{lease.id}")
+    machine.probe.watts[UUID] = 130.0  # between idle and computing
+    for used_s in (5.0, 5.0):
+        machine.processes.used_s[41] = used_s
+        await machine.host.look_round()
+    use = machine.host.rounds.observed.uses[lease.id]
+    assert use.state is Use.IDLE, use.why
+    machine.processes.used_s[41] = 6.0
+    await machine.host.look_round()
+    use = machine.host.rounds.observed.uses[lease.id]
+    assert use.state is Use.UNKNOWN
+    assert "CPU time" in use.why
+    machine.probe.utilisation[UUID] = 0.5
+    await machine.host.look_round()
+    assert machine.host.rounds.observed.uses[lease.id].state is Use.BUSY
+
+
+async def test_a_reading_that_fails_makes_every_server_unknown(
+    tmp_path: Path,
+) -> None:
+    machine = telling(tmp_path)
+    await machine.settle()
+    lease = machine.server("ann")
+    for _ in range(2):
+        await machine.host.look_round()
+    before = machine.host.rounds.observed.uses[lease.id]
+    assert before.state is Use.IDLE, before.why
+    machine.probe.why = "The driver is gone."
+    await machine.host.look_round()
+    assert machine.host.rounds.observed.uses[lease.id].state is Use.UNKNOWN
+    machine.probe.why = ""
+    await machine.host.look_round()
+    after = machine.host.rounds.observed.uses[lease.id]
+    assert after.idle_since == before.idle_since
+
+
+async def test_readings_that_contradict_each_other_raise_an_alarm_once(
+    tmp_path: Path,
+) -> None:
+    machine = telling(tmp_path)
+    machine.host.rounds._thresholds = Thresholds(
+        shortest=timedelta(0), contradiction=timedelta(0)
+    )
+    await machine.settle()
+    machine.server("ann")
+    machine.probe.watts[UUID] = 390.0
+    for _ in range(4):
+        await machine.host.look_round()
+    ((_, text),) = machine.host.rounds.alarms
+    assert "It draws 390 W of 400 W" in text
+
+
+def telling(folder: Path) -> Machine:
+    """One GPU that tells how busy it is, and may be read every moment."""
+    machine = Machine(folder, 1)
+    machine.host.rounds._thresholds = Thresholds(shortest=timedelta(0))
+    machine.probe.watts[UUID] = 50.0
+    return machine

@@ -436,6 +436,32 @@ def test_utilisation_of_processes(connect: Connect, simulated: Simulated) -> Non
     assert client.get(f"[[s.pid, s.smUtil] for s in {code}]") == [[7, 80]]
 
 
+def test_utilisation_of_processes_since_a_moment(
+    connect: Connect, simulated: Simulated
+) -> None:
+    """What has stopped since is told with its time, and not asked for again."""
+    state = simulated(states.simple(1))
+    uuid = state.uuids[0]
+    client = connect()
+    state.process(uuid, 7, GIB, sm=80)
+    state.process(uuid, 7, GIB)
+    code = f"n.nvmlDeviceGetProcessUtilization(h({uuid!r}), %d)"
+    row = client.get(f"[[s.pid, s.smUtil, s.timeStamp] for s in {code % 0}]")
+    assert row == [[7, 80, state.processes[0].ran]]
+    with pytest.raises(NvmlError, match="NotFound"):
+        client.get(code % row[0][2])
+
+
+def test_the_power_limit(connect: Connect, simulated: Simulated) -> None:
+    """Milliwatts; a MIG instance has none of its own."""
+    state = simulated(states.mig())
+    client = connect()
+    code = "n.nvmlDeviceGetEnforcedPowerLimit(h({!r}))"
+    assert client.get(code.format(state.uuids[0])) == state.gpus[0].limit
+    with pytest.raises(NvmlError, match="NotSupported"):
+        client.get(code.format(state.mig_uuids[0]))
+
+
 def test_a_lost_gpu_fails_on_every_call_and_comes_back(
     connect: Connect, simulated: Simulated
 ) -> None:

@@ -1,17 +1,23 @@
 """What JupyterHub calls for a server that runs: the form, poll and stop."""
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from gpuspawner import exits
+from gpuspawner import spawner as spawner_module
 from gpuspawner.configuration import ConfiguredSpawner
-from gpuspawner.model import Lease, Limits, Offer, SlotRequest
+from gpuspawner.model import Lease, Limits, Offer, SlotRequest, Terms
 from gpuspawner.ports import PlaceholderMeter
 from gpuspawner.spawner import NO_PRICES, GPUDockerSpawner
+from tornado import web
 from traitlets import default
 from unit.metered import Metered, until
 from unit.meters import TOKEN, FakeMeter
@@ -171,6 +177,80 @@ async def test_a_stop_is_charged_until_it(machine: Metered) -> None:
     machine.clocks.pass_s(90)
     await spawner_of(machine, lease).stop()
     assert machine.paid_s(lease) == 90
+
+
+WHY = exits.Exit("idle", "Your last server stopped: its GPU was idle.", "")
+
+
+async def test_a_stop_that_was_announced_tells_its_reason(machine: Metered) -> None:
+    """To the ledger, on the form, and in the state that JupyterHub keeps."""
+    lease = await machine.running()
+    machine.clocks.pass_s(90)
+    spawner = spawner_of(machine, lease)
+    machine.host.announced.tell(lease.id, WHY, time.monotonic())
+    await spawner.stop()
+    spawner.clear_state()
+    assert machine.paid_s(lease) == 90
+    assert machine.reason(lease) == "idle"
+    assert WHY.sentence in await spawner._render_form()
+    kept = spawner.get_state()
+    assert kept["last_exit"]["reason"] == "idle"
+    assert "terms" not in kept
+    again = spawner_of(machine)
+    again.load_state(kept)
+    assert WHY.sentence in await again._render_form()
+
+
+async def test_a_users_own_stop_shows_no_reason(machine: Metered) -> None:
+    """Nor does one for which a reason was told too long ago."""
+    lease = await machine.running()
+    spawner = spawner_of(machine, lease)
+    machine.host.announced.tell(lease.id, WHY, time.monotonic() - 121)
+    await spawner.stop()
+    assert spawner.last_exit == {}
+    assert machine.reason(lease) == "stopped"
+
+
+async def test_a_start_that_fails_keeps_what_its_user_has_not_read_yet(
+    machine: Metered,
+) -> None:
+    """The reason for the server before goes when the next one answers."""
+    spawner = spawner_of(machine)
+    spawner.last_exit = asdict(WHY)
+    await spawner.stop()  # JupyterHub stops what it takes for running
+    assert WHY.sentence in await spawner._render_form()
+
+
+async def test_an_announced_stop_that_the_engine_holds_up_keeps_its_reason(
+    machine: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JupyterHub is told that it failed; the hub goes on, and asks later why."""
+    monkeypatch.setattr(spawner_module, "STOP_DEADLINE_S", -1.0)
+    lease = await machine.running()
+    spawner = spawner_of(machine, lease)
+    machine.host.announced.tell(lease.id, WHY, time.monotonic())
+    machine.engine.n_failing = 1
+    with pytest.raises(web.HTTPError):
+        await spawner.stop()
+    assert await spawner.poll() == WHY.sentence
+    await until(lambda: machine.reason(lease) == "idle")
+
+
+async def test_what_a_server_was_started_as_outlives_the_hub(machine: Metered) -> None:
+    """Its size, its course, and when it answered; an older hub kept nothing of it."""
+    lease = await machine.running()
+    at = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    for terms in (Terms("1-gpu", "cv", at), Terms("1-gpu")):
+        machine.host.terms[lease.id] = terms
+        kept = json.loads(json.dumps(spawner_of(machine, lease).get_state()))
+        machine.host.terms.clear()
+        spawner_of(machine).load_state(kept)
+        assert machine.host.terms == {lease.id: terms}
+    del kept["terms"]
+    spawner_of(machine).load_state(kept)
+    assert machine.host.terms == {lease.id: Terms()}
+    await machine.stop(lease)
+    assert machine.host.terms == {}
 
 
 async def test_a_server_that_jupyterhub_gave_up_waiting_for_costs_nothing(

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from gpuspawner.admission import Admission
 from gpuspawner.clock import Clock
 from gpuspawner.doorway import Doorway
 from gpuspawner.engine import DockerEngine
-from gpuspawner.errors import EngineRefused, EngineUnknown, MeterFailed
+from gpuspawner.errors import EngineRefused, EngineUnknown, MeterFailed, TooOften
 from gpuspawner.exits import Exit
 from gpuspawner.metering import Metering
 from gpuspawner.model import (
@@ -27,7 +28,9 @@ from gpuspawner.model import (
     Owner,
     Payer,
     SlotRequest,
+    Terms,
 )
+from gpuspawner.pacing import Pace, Starts
 from gpuspawner.pool import Pool
 from gpuspawner.recovery import Plan
 from gpuspawner.starting import NEVER_S, StartingSpawner
@@ -36,6 +39,7 @@ from jupyterhub.spawner import SpawnException
 from torchroom_welcome.facts import TokenFacts
 from torchroom_welcome.tokens import meter_for
 from tornado import web
+from unit.metered import until
 from unit.meters import TOKEN, FakeMeter
 
 LOG = logging.getLogger("test")
@@ -78,7 +82,9 @@ class Machine:
         self.pool.apply(Plan(), now)
         self.pool.cleaned(list(self.pool.slots))
         self.claims: set[str] = set()
+        self.terms: dict[str, Terms] = {}
         self.room = WaitingRoom(self.pool, 3600, lambda: None)
+        self.starts = Starts(Pace(20, 600), Pace(3, 1800))
         self.doorway = Doorway()
         self.doorway.admission = Admission(1)
         self.doorway.admission.limit = 1
@@ -393,6 +399,7 @@ def test_that_it_ended_says_more_than_what_failed_because_of_it(
         machine.engine.found = container("running")
         spawner = Unchecked()
         spawner.machine = machine
+        spawner.user = SimpleNamespace(name="ann")
         lease = machine.pool.acquire("ls", Owner("ann", ""), SlotRequest(1), NOW)
         task = asyncio.create_task(spawner._boot("id", lease))
         await asyncio.sleep(0.01)
@@ -567,6 +574,28 @@ def test_a_server_is_paid_for_by_the_course_it_is_started_for() -> None:
     asyncio.run(go())
 
 
+def test_what_a_server_was_started_as_is_known_and_when_it_answered() -> None:
+    """While it boots it has not answered yet."""
+
+    async def go() -> None:
+        machine = Machine()
+        machine.meter.titles = {"cv": "Computer vision"}
+        spawner = starting_spawner(machine, "ann", "1-gpu", 60)
+        spawner.user.groups = [SimpleNamespace(name="cv")]
+        spawner._choice = {"offer": "1-gpu", "course": "cv"}
+        before = datetime.now(UTC)
+        start = asyncio.ensure_future(spawner.start())
+        await until(lambda: spawner.begun)
+        assert machine.terms == {spawner.lease_id: Terms("1-gpu", "cv")}
+        spawner.boots.set_result(None)
+        await start
+        (terms,) = machine.terms.values()
+        assert terms.ready_at
+        assert before <= terms.ready_at <= datetime.now(UTC)
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize("course", ["cv", "club", 7, None, ["club"], "x" * 300])
 def test_a_course_that_is_not_the_users_starts_nothing(course: object) -> None:
     """Whatever is sent: nobody spends another course's tokens."""
@@ -691,3 +720,172 @@ def test_a_server_starts_without_the_figures_of_the_ledger(how: str) -> None:
 def container(status: str, exit_code: int = 0) -> Container:
     """A container as the engine shows it."""
     return Container("id", "container", status, exit_code=exit_code)
+
+
+# ------------------------------------------------------------------------------- pace
+
+
+class Silent(Starting):
+    """A start whose container runs, and of which `come_up` says how it goes on."""
+
+    async def _boot(self, *arguments: Any) -> tuple[str, int]:
+        return await StartingSpawner._boot(self, *arguments)
+
+    async def _come_up(self, *_: object) -> tuple[str, int]:
+        self.begun = True
+        await self.boots
+        return "127.0.0.1", 8888
+
+
+def silent_spawner(
+    machine: Machine, offer: str = "1-gpu", timeout_s: float = 60, name: str = "ann"
+) -> Starting:
+    spawner = starting_spawner(machine, name, offer, timeout_s)
+    spawner.__class__ = Silent
+    return spawner
+
+
+async def unanswered(machine: Machine) -> None:
+    """One start of ann's that holds the GPU and never answers."""
+    with pytest.raises(web.HTTPError, match="did not answer within"):
+        await silent_spawner(machine, timeout_s=0.01).start()
+    machine.pool.cleaned(list(machine.pool.slots))
+
+
+def n_unanswered(machine: Machine, user: str = "ann") -> int:
+    """How many more it takes until this user must wait."""
+    now, starts = time.monotonic(), machine.starts
+    for n in range(4):
+        try:
+            starts.check_gpu(user, now, NOW)
+        except TooOften:
+            return 3 - n
+        starts.boots(user, now)
+    raise AssertionError
+
+
+def test_who_lets_gpus_never_answer_must_wait_but_not_for_cpus() -> None:
+    """Before anything is leased or held; others are not concerned."""
+
+    async def go() -> None:
+        machine = Machine()
+        for _ in range(3):
+            await unanswered(machine)
+        n_held = len(machine.meter.named("hold"))
+        with pytest.raises(SpawnException, match="Choose CPU only") as caught:
+            await silent_spawner(machine).start()
+        assert caught.value.status_code == 429
+        assert caught.value.reason == "rate"
+        assert len(machine.meter.named("hold")) == n_held
+        assert not machine.pool.leases
+        for spawner in (
+            silent_spawner(machine, "cpu"),
+            silent_spawner(machine, name="bob"),
+        ):
+            spawner.boots.set_result(None)
+            await spawner.start()
+
+    asyncio.run(go())
+
+
+def test_servers_that_boot_at_once_count_as_if_they_never_answered() -> None:
+    """Else many that are started together would all hold a GPU for nothing."""
+
+    async def go() -> None:
+        machine = Machine()
+        for _ in range(2):
+            await unanswered(machine)
+        spawner = silent_spawner(machine)
+        task = asyncio.create_task(spawner.start())
+        await settle()
+        assert spawner.begun
+        with pytest.raises(SpawnException, match="did not answer"):
+            await silent_spawner(machine).start()
+        spawner.boots.set_result(None)
+        await task
+        machine.starts.check_gpu("ann", time.monotonic(), NOW)
+
+    asyncio.run(go())
+
+
+def test_who_cancels_a_boot_has_had_the_gpu() -> None:
+    """Just before the time-out it is the same as never to answer."""
+
+    async def go() -> None:
+        machine = Machine()
+        task = asyncio.create_task(silent_spawner(machine).start())
+        await settle()
+        task.cancel()
+        await settle()
+        assert n_unanswered(machine) == 1
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("error", "found", "n"),
+    [
+        (EngineUnknown("no answer"), "running", 0),
+        (EngineRefused("wrong devices", 1), "running", 0),
+        (EngineRefused("is not running", 409), "removed", 0),
+        (EngineRefused("is not running", 409), "never ran", 0),
+        (EngineRefused("is not running", 409), "crashed", 1),
+        (ValueError("a fault in the hub"), "running", 0),
+    ],
+)
+def test_only_what_ended_by_itself_counts(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, found: str, n: int
+) -> None:
+    """Not what engine, machine or hub could not do."""
+    monkeypatch.setattr(starting, "LOOK_EVERY_S", 0.01)
+
+    async def go() -> None:
+        machine = Machine()
+        ended = replace(container("exited", 3), started_at=NOW)
+        machine.engine.found = {
+            "running": container("running"),
+            "removed": None,
+            "never ran": container("created"),
+            "crashed": ended,
+        }[found]
+        spawner = silent_spawner(machine)
+        spawner.boots.set_exception(error)
+        with pytest.raises(web.HTTPError):
+            await spawner.start()
+        assert n_unanswered(machine) == n
+
+    asyncio.run(go())
+
+
+def test_a_gpu_that_broke_meanwhile_is_not_the_users_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hub ended the server, and says that it is refunded."""
+    broke = Exit("gpu_broke", "Your last server stopped: its GPU broke.", "", True)
+    monkeypatch.setattr(Machine, "ending_of", lambda *_: broke)
+
+    async def go() -> None:
+        machine = Machine()
+        with pytest.raises(web.HTTPError):
+            await silent_spawner(machine, timeout_s=0.01).start()
+        assert n_unanswered(machine) == 0
+
+    asyncio.run(go())
+
+
+def test_twenty_starts_in_ten_minutes_and_then_a_sentence() -> None:
+    """Whatever became of them; another user starts meanwhile."""
+
+    async def go() -> None:
+        machine = Machine()
+        for _ in range(20):
+            with pytest.raises(SpawnException, match="offer"):
+                await starting_spawner(machine, "ann", "none", 60).start()
+        with pytest.raises(SpawnException, match=r"20 times within 10 minutes") as told:
+            await starting_spawner(machine, "ann", "cpu", 60).start()
+        assert told.value.status_code == 429
+        spawner = starting_spawner(machine, "bob", "cpu", 60)
+        spawner.boots.set_result(None)
+        await spawner.start()
+
+    asyncio.run(go())

@@ -6,7 +6,8 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import pytest
 import requests
 from gpuspawner import window
 from gpuspawner.admission import Admission
+from gpuspawner.exits import Exit
 from gpuspawner.faults import Finding, Health
 from gpuspawner.health import HealthBook
+from gpuspawner.idleness import NOT_YET, LeaseUse, Observed, SlotUse
 from gpuspawner.model import (
     Device,
     Instance,
@@ -24,16 +27,20 @@ from gpuspawner.model import (
     Owner,
     SlotKind,
     SlotRequest,
+    Terms,
     whole,
 )
 from gpuspawner.pool import Pool
 from gpuspawner.recovery import Plan
 from gpuspawner.sample import GpuProcess, Sample, Sweep
+from gpuspawner.signals import Thresholds, Use
 from gpuspawner.tickets import Ticket
 from gpuspawner.view import NOT_READY, SLOT_STATES, Facts, show, show_device
 from jupyterhub.apihandlers.base import APIHandler
 from testbed.engine import wait_until
+from tornado import web
 from traitlets.config import Config
+from unit.machine import Machine
 
 GIB = 2**30
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -324,10 +331,57 @@ def test_a_lease_tells_whose_since_when_and_why() -> None:
         "state": "starting",
         "since": NOW.isoformat(),
         "why": pool.leases["ls_1"].why,
+        "offer": None,
+        "course": None,
+        "ready_at": None,
+        "tokens_end_at": None,
         "slots": [{"id": device(0).uuid, "device": device(0).uuid, "kind": "device"}],
         "cap": {"bytes": 40 * GIB, "by": "hardware"},
+        "use": {
+            "state": "unknown",
+            "since": LATER.isoformat(),
+            "idle_since": None,
+            "why": NOT_YET,
+            "slots": [],
+        },
     }
-    assert (cpu["slots"], cpu["cap"]) == ([], None)
+    assert (cpu["slots"], cpu["cap"], cpu["use"]) == ([], None, None)
+
+
+def test_a_lease_tells_what_it_was_started_as_and_when_its_tokens_end() -> None:
+    """A CPU server, too; without a course there is none."""
+    pool = ready_pool(device(0))
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    pool.acquire("ls_2", BOB, SlotRequest(0), NOW)
+    terms = {"ls_1": Terms("1-gpu", "cs101", NOW), "ls_2": Terms("cpu")}
+    gpu, cpu = shown(pool, terms=terms, tokens_end={"ls_1": LATER})["leases"]
+    keys = ("offer", "course", "ready_at", "tokens_end_at")
+    assert [gpu[key] for key in keys] == [
+        "1-gpu", "cs101", NOW.isoformat(), LATER.isoformat(),
+    ]  # fmt: skip
+    assert [cpu[key] for key in keys] == ["cpu", None, None, None]
+
+
+def test_a_lease_tells_whether_its_gpus_compute() -> None:
+    """With each slot; a reading that is old says nothing any more."""
+    pool = ready_pool(device(0))
+    pool.acquire("ls_1", ANN, SlotRequest(1), NOW)
+    slot = SlotUse(device(0).uuid, Use.IDLE, "No program is on it.")
+    use = LeaseUse(Use.IDLE, NOW, NOW, slot.why, (slot,))
+    assert shown(pool, observed=Observed(LATER, {"ls_1": use}))["leases"][0]["use"] == {
+        "state": "idle",
+        "since": NOW.isoformat(),
+        "idle_since": NOW.isoformat(),
+        "why": "No program is on it.",
+        "slots": [
+            {"id": device(0).uuid, "state": "idle", "why": "No program is on it."}
+        ],
+    }
+    old = LATER - timedelta(seconds=61)
+    found = shown(pool, observed=Observed(old, {"ls_1": use}))["leases"][0]["use"]
+    assert (found["state"], found["idle_since"]) == ("unknown", None)
+    assert found["since"] == old.isoformat()
+    assert [row["state"] for row in found["slots"]] == ["unknown"]
 
 
 def test_the_cap_of_a_share_tells_what_keeps_it() -> None:
@@ -457,9 +511,152 @@ def test_what_is_no_json_is_answered_likewise(body: bytes) -> None:
         window.read_word(body)
 
 
+# -- why a server is about to end ------------------------------------------------------
+
+SENTENCE = "Your last server stopped: its GPU was idle."
+
+
+def test_a_reason_is_read() -> None:
+    """With the moment since which its server must be idle, if that matters."""
+    told = {"reason": "idle", "sentence": SENTENCE, "idle_since": NOW.isoformat()}
+    found = window.read_ending(json.dumps(told).encode())
+    assert found == window.Ending("idle", SENTENCE, NOW)
+    for rest in ("", ', "idle_since": null'):
+        body = f'{{"reason": "max_age", "sentence": "{SENTENCE}"{rest}}}'
+        found = window.read_ending(body.encode())
+        assert found == window.Ending("max_age", SENTENCE, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None, [], "idle", 3, {}, {"reason": "idle"}, {"sentence": SENTENCE},
+        {"reason": "out_of_tokens", "sentence": SENTENCE},
+        {"reason": None, "sentence": SENTENCE}, {"reason": "idle", "sentence": " "},
+        {"reason": "idle", "sentence": "x" * 1001}, {"reason": "idle", "sentence": 5},
+        {"reason": "idle", "sentence": SENTENCE, "idle_since": "yesterday"},
+        {"reason": "idle", "sentence": SENTENCE, "idle_since": 1772442000},
+        {"reason": "idle", "sentence": SENTENCE, "idle_since": "2026-03-02T09:00:00"},
+        {"reason": "idle", "sentence": SENTENCE, "force": True},
+    ],
+)  # fmt: skip
+def test_another_reason_is_answered_with_what_to_send(body: object) -> None:
+    """A time without a time zone is none."""
+    with pytest.raises(ValueError, match=r"^Send {"):
+        window.read_ending(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_a_reason_that_is_no_json_is_answered_likewise(body: bytes) -> None:
+    """Without a traceback in the log."""
+    with pytest.raises(ValueError, match=r"^Send {"):
+        window.read_ending(body)
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    """One GPU that tells everything, read every moment."""
+    made = Machine(tmp_path, 1)
+    made.host.rounds._thresholds = Thresholds(shortest=timedelta(0))
+    made.probe.watts["GPU-0"] = 50.0
+    await made.settle()
+    yield made
+    made.end()
+
+
+async def idle_since(machine: Machine, lease: Lease) -> datetime:
+    """Since when it is idle, after two readings."""
+    for _ in range(2):
+        await machine.host.look_round()
+    found = machine.host.rounds.observed.uses[lease.id].idle_since
+    assert found
+    return found
+
+
+def announced(machine: Machine, lease: Lease) -> Exit | None:
+    """The reason that a stop would have now."""
+    return machine.host.announced.take(lease.id, time.monotonic())
+
+
+async def test_a_reason_counts_for_a_server_that_is_idle(machine: Machine) -> None:
+    """Since the moment that was told, or longer."""
+    lease = machine.server("ann")
+    since = await idle_since(machine, lease)
+    for at in (since, since + timedelta(seconds=1)):
+        said = window.Ending("idle", SENTENCE, at)
+        await window.announce(machine.host, lease.id, said)
+        ended = announced(machine, lease)
+        assert ended
+        assert (ended.reason, ended.sentence) == ("idle", SENTENCE)
+        assert datetime.fromisoformat(ended.at) >= since
+
+
+async def test_a_server_that_has_just_become_busy_is_not_ended_as_idle(
+    machine: Machine,
+) -> None:
+    """The reading on which that was decided is seconds old: the GPUs are read again."""
+    lease = machine.server("ann")
+    said = window.Ending("idle", SENTENCE, await idle_since(machine, lease))
+    machine.probe.utilisation["GPU-0"] = 0.9
+    with pytest.raises(web.HTTPError) as caught:
+        await window.announce(machine.host, lease.id, said)
+    assert caught.value.status_code == 409
+    assert "A kernel ran 90" in str(caught.value)
+    del machine.probe.utilisation["GPU-0"]
+    await idle_since(machine, lease)
+    with pytest.raises(web.HTTPError, match="idle only since"):
+        await window.announce(machine.host, lease.id, said)
+    assert announced(machine, lease) is None
+
+
+async def test_nobody_knows_whether_a_server_is_idle_whose_gpu_is_not_read(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver fails, or it hangs."""
+    lease = machine.server("ann")
+    said = window.Ending("idle", SENTENCE, await idle_since(machine, lease))
+    machine.probe.why = "The driver is gone."
+    with pytest.raises(web.HTTPError, match="could not be read"):
+        await window.announce(machine.host, lease.id, said)
+    monkeypatch.setattr(window, "ANSWER_WITHIN_S", 0.01)
+    machine.probe.why = ""
+    machine.probe.gate.clear()
+    with pytest.raises(web.HTTPError, match="do not answer"):
+        await window.announce(machine.host, lease.id, said)
+    machine.probe.gate.set()
+    assert announced(machine, lease) is None
+
+
+async def test_only_a_server_that_runs_is_about_to_end(machine: Machine) -> None:
+    """Whatever the reason."""
+    said = window.Ending("max_age", SENTENCE, None)
+    with pytest.raises(web.HTTPError, match="no lease") as caught:
+        await window.announce(machine.host, "ls_none", said)
+    assert caught.value.status_code == 404
+    lease = machine.lease("ann")
+    with pytest.raises(web.HTTPError, match="does not run") as caught:
+        await window.announce(machine.host, lease.id, said)
+    assert caught.value.status_code == 409
+
+
+async def test_a_cpu_server_ends_for_a_reason_too_but_is_never_idle_by_its_gpu(
+    machine: Machine,
+) -> None:
+    lease = machine.server("ann", 0)
+    await window.announce(
+        machine.host, lease.id, window.Ending("cpu_idle", SENTENCE, None)
+    )
+    assert announced(machine, lease)
+    with pytest.raises(web.HTTPError, match="is not idle"):
+        await window.announce(
+            machine.host, lease.id, window.Ending("idle", SENTENCE, NOW)
+        )
+
+
 def test_the_handlers_take_no_name_of_jupyterhubs() -> None:
     """But for those that a handler is meant to have."""
     ours = {*vars(window._HostHandler), *vars(window.GPUHandler)}
+    ours |= set(vars(window.EndingHandler))
     theirs = {name for name in dir(APIHandler) if not name.startswith("__")}
     assert ours & theirs == {"initialize", "post"}
 
@@ -474,7 +671,9 @@ def test_the_lines_of_the_readme_open_the_window() -> None:
     found = Config()
     exec(lines, {"c": found})  # noqa: S102 - this repository's own documentation
     paths = [path for path, *_ in found.JupyterHub.extra_handlers]
-    assert paths == [r"/api/gpus", r"/api/gpus/([^/]+)", r"/gpus"]
+    assert paths == [
+        r"/api/gpus", r"/api/gpus/([^/]+)", r"/api/leases/([^/]+)/ending", r"/gpus",
+    ]  # fmt: skip
     (role,) = found.JupyterHub.load_roles
     assert set(role["scopes"]) == {window.READ, window.MANAGE}
 
@@ -506,12 +705,14 @@ c.JupyterHub.extra_handlers = window.handlers(TheirSpawner) + [
     ("/api/for-another", window.GPUsHandler, {{"made_for": GPUDockerSpawner}})
 ]
 c.JupyterHub.services = [
-    {{"name": name, "api_token": name * 8}} for name in ("graphs", "keeper", "nobody")
+    {{"name": name, "api_token": name * 8}}
+    for name in ("graphs", "keeper", "nobody", "steward")
 ]
 c.JupyterHub.load_roles = [
     {{"name": "gpu-graphs", "scopes": [window.READ, "read:metrics"],
       "services": ["graphs"]}},
     {{"name": "gpu-keeper", "scopes": [window.MANAGE], "services": ["keeper"]}},
+    {{"name": "stopper", "scopes": [window.END], "services": ["steward"]}},
 ]
 """
 Ask = Callable[..., requests.Response]
@@ -581,6 +782,19 @@ def test_a_service_without_the_scope_sees_nothing(ask: Ask) -> None:
     assert ask("graphs", path, method="POST", json=word).status_code == 403
     assert ask("keeper", path, method="POST", json=word).status_code == 404
     assert ask("keeper", "/api/gpus").status_code == 200  # managing includes seeing
+
+
+def test_only_who_may_end_servers_tells_why_they_end(ask: Ask) -> None:
+    """Whoever manages GPUs may not, nor the other way round."""
+    path = "/api/leases/ls_1/ending"
+    told = {"reason": "idle", "sentence": "Your last server stopped: it was idle."}
+    for service in ("nobody", "graphs", "keeper"):
+        assert ask(service, path, method="POST", json=told).status_code == 403
+    assert ask("steward", path, method="POST", json=told).status_code == 404
+    reply = ask("steward", path, method="POST", json={"reason": "idle"})
+    assert reply.status_code == 400
+    assert reply.json()["message"] == window.HOW_TO_END
+    assert ask("steward", "/api/gpus").status_code == 403
 
 
 def test_a_window_for_another_class_says_what_to_change(ask: Ask) -> None:

@@ -68,7 +68,7 @@ struct gpu {
     struct link link[NVML_NVLINK_MAX_LINKS];
 };
 struct mig { char parent[TEXT], uuid[TEXT], name[TEXT]; number index, gi, ci, mem, sms, slices; };
-struct proc { char uuid[TEXT], kind[16]; number pid, mem, sm, memutil, live; };
+struct proc { char uuid[TEXT], kind[16]; number pid, mem, sm, memutil, ran, ransm, live; };
 struct event { char uuid[TEXT]; number seq, type, data, gi; };
 struct fault { char fn[TEXT], uuid[TEXT]; number code, delay_ms; };
 
@@ -241,6 +241,8 @@ static void read_record(const char *kind, const struct record *r)
         p->mem = number_of(r, "mem", 0);
         p->sm = number_of(r, "sm", 0);
         p->memutil = number_of(r, "memutil", 0);
+        p->ran = number_of(r, "ran", 0);
+        p->ransm = number_of(r, "ransm", 0);
         p->live = number_of(r, "live", 0);
     } else if (!strcmp(kind, "event") && S.events < MAX_EVENTS) {
         struct event *e = &S.event[S.events++];
@@ -1253,7 +1255,8 @@ API nvmlDeviceGetMPSComputeRunningProcesses_v3(
     ENTER_ANY(device); return processes(g, m, "mps", count, infos);
 }
 
-/* NOT_FOUND is the idle answer: nothing has run since last_seen. */
+/* NOT_FOUND is the idle answer: nothing has run since last_seen. A process that stopped
+ * running since is told with the time at which it did, as the driver's buffer has it. */
 API nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
     nvmlProcessUtilizationSample_t *samples, unsigned int *count,
     unsigned long long last_seen)
@@ -1265,11 +1268,13 @@ API nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
     number now = now_us();
     for (int i = 0; i < S.procs && now > (number)last_seen; i++) {
         const struct proc *p = &S.proc[i];
-        if (!runs_on(p, g, NULL) || !(p->sm || p->memutil) || found++ >= room) continue;
+        int runs = p->sm || p->memutil;
+        if (!runs_on(p, g, NULL) || !(runs || p->ran > (number)last_seen)) continue;
+        if (found++ >= room) continue;
         samples[found - 1] = (nvmlProcessUtilizationSample_t) {
             .pid = (unsigned)p->pid,
-            .timeStamp = (unsigned long long)now,
-            .smUtil = (unsigned)p->sm,
+            .timeStamp = (unsigned long long)(runs ? now : p->ran),
+            .smUtil = (unsigned)(runs ? p->sm : p->ransm),
             .memUtil = (unsigned)p->memutil,
         };
     }

@@ -118,7 +118,9 @@ class Process:
     """A process that NVML reports on a GPU or MIG instance.
 
     With ``live`` it is reported only while the host has a process with this PID. A
-    ``mem`` of -1 is "not available", as some drivers say.
+    ``mem`` of -1 is "not available", as some drivers say. ``sm`` is the percent of the
+    SMs' time that it uses; ``ran`` is when it last stopped using them (epoch
+    microseconds), and ``ransm`` what it used until then.
     """
 
     uuid: str
@@ -126,6 +128,8 @@ class Process:
     mem: int = 0
     sm: int = 0
     memutil: int = 0
+    ran: int = 0
+    ransm: int = 0
     kind: str = "compute"
     live: int = 0
 
@@ -322,14 +326,22 @@ class GpuState:
         kind: str = "compute",
         live: bool = False,
     ) -> None:
-        """Let a process use a GPU or MIG instance; again changes it."""
+        """Let a process use a GPU or MIG instance; again changes it.
+
+        What it used of the SMs until it is set to 0 is still told once, as by a driver.
+        """
         if uuid not in self.uuids and uuid not in self.mig_uuids:
             raise KeyError(uuid)
         if kind not in {"compute", "graphics", "mps"}:
             raise ValueError(kind)
         same = (uuid, pid, kind)
-        self.processes = [p for p in self.processes if (p.uuid, p.pid, p.kind) != same]
-        self.processes.append(Process(uuid, pid, mem, sm, 0, kind, int(live)))
+        found = Process(uuid, pid, mem, sm, kind=kind, live=int(live))
+        for old in [p for p in self.processes if (p.uuid, p.pid, p.kind) == same]:
+            self.processes.remove(old)
+            found.ran, found.ransm = old.ran, old.ransm
+            if old.sm and not sm:
+                found.ran, found.ransm = time.time_ns() // 1000, old.sm
+        self.processes.append(found)
         self.write()
 
     def end_process(self, pid: int) -> None:
