@@ -21,6 +21,7 @@ from torchroom.settings import SettingError, one_of, within
 URL = "TORCHROOM_PUBLIC_URL"
 SUBDOMAINS = "TORCHROOM_SUBDOMAINS"
 TLS = "TORCHROOM_TLS"
+HTTP_PORT, HTTPS_PORT = "TORCHROOM_HTTP_PORT", "TORCHROOM_HTTPS_PORT"
 CERTIFICATE, KEY = "TORCHROOM_TLS_CERT", "TORCHROOM_TLS_KEY"
 ACME_EMAIL, ACME_DIRECTORY = "TORCHROOM_ACME_EMAIL", "TORCHROOM_ACME_DIRECTORY"
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
@@ -63,7 +64,7 @@ class Public:
 
     @property
     def port_suffix(self) -> str:
-        """":8443", or nothing for the scheme's own port."""
+        """A colon and the port; nothing if it is the scheme's own."""
         return "" if self.port == PORTS[self.scheme] else f":{self.port}"
 
     @property
@@ -124,6 +125,8 @@ class Tls:
 
     Attributes:
         mode: "off" (there is none), "acme" or "files".
+        http_port: Of this machine; leads to https.
+        https_port: Of this machine.
         certificate: With "files": the certificate and its chain.
         key: With "files": the certificate's key.
         email: With "acme": where the authority writes to; may be "".
@@ -131,6 +134,8 @@ class Tls:
     """
 
     mode: str
+    http_port: int
+    https_port: int
     certificate: Path | None = None
     key: Path | None = None
     email: str = ""
@@ -177,19 +182,23 @@ def read_tls(env: Mapping[str, str], public: Public) -> Tls:
         SettingError: It cannot be had for this address, or something is missing.
     """
     mode = one_of(env, TLS, ("off", "acme", "files"))
+    ports = (
+        within(env, HTTP_PORT, PORTS["http"], 1, PORT_MAX),
+        within(env, HTTPS_PORT, public.port, 1, PORT_MAX),
+    )
     if mode == "off":
-        return Tls(mode)
+        return Tls(mode, *ports)
     if not public.is_given or not public.is_secure:
         raise SettingError(f"{TLS}={mode} needs an https address: {URL}={SAMPLE}")
     if mode == "acme":
-        return _acme(env, public)
+        return Tls(mode, *ports, email=_email(env), directory=_authority(env, public))
     missing = [name for name in (CERTIFICATE, KEY) if not env.get(name)]
     if missing:
         raise SettingError(f"{TLS}=files needs {' and '.join(missing)}.")
-    return Tls(mode, certificate=Path(env[CERTIFICATE]), key=Path(env[KEY]))
+    return Tls(mode, *ports, certificate=Path(env[CERTIFICATE]), key=Path(env[KEY]))
 
 
-def _acme(env: Mapping[str, str], public: Public) -> Tls:
+def _authority(env: Mapping[str, str], public: Public) -> str:
     if public.subdomains:
         raise SettingError(
             f"{SUBDOMAINS}=1 needs a certificate for *.{public.host}, and {TLS}=acme "
@@ -202,15 +211,19 @@ def _acme(env: Mapping[str, str], public: Public) -> Tls:
             f"{TLS}=acme needs a host name that the whole internet knows, and {URL} is "
             f"{public.url!r}."
         )
-    email = env.get(ACME_EMAIL) or ""
-    if email and not _EMAIL.fullmatch(email):
-        raise SettingError(f"{ACME_EMAIL} is {email!r}; it must be one mail address.")
     directory = env.get(ACME_DIRECTORY) or LETS_ENCRYPT
     if urlsplit(directory).scheme != "https" or re.search(r"[\s{}\"'`$]", directory):
         raise SettingError(
             f"{ACME_DIRECTORY} is {directory!r}; it must be an https address."
         )
-    return Tls("acme", email=email, directory=directory)
+    return directory
+
+
+def _email(env: Mapping[str, str]) -> str:
+    email = env.get(ACME_EMAIL) or ""
+    if email and not _EMAIL.fullmatch(email):
+        raise SettingError(f"{ACME_EMAIL} is {email!r}; it must be one mail address.")
+    return email
 
 
 def _parts(url: str) -> SplitResult:
