@@ -1,6 +1,6 @@
 """Everything that can happen to leases, in any order, against a naive model (I3-I5).
 
-Holds, meters that start, settlements at any moments, ends of every kind, grants,
+Holds, meters that start, settlements at any moments, ends of every kind, grants, fees,
 expiry, duplicates, restarts, two hubs at once, and a crash before any statement. After
 every step the whole ledger is audited. At the end every lease has cost its price x its
 seconds, to the microtoken.
@@ -27,6 +27,7 @@ from sqlalchemy import event, select
 from torchroom.ledger.database import Database
 from torchroom.ledger.errors import NotEnough
 from torchroom.ledger.expiry import Expiry
+from torchroom.ledger.fees import Fees
 from torchroom.ledger.grants import Grants
 from torchroom.ledger.leases import Leases
 from torchroom.ledger.model import MICRO, Ending, Payer
@@ -76,6 +77,7 @@ events = st.builds(
         + ["end"] * 4
         + ["start"] * 4
         + ["hold", "ready", "two hubs", "grant", "grant", "restart", "keep house"]
+        + ["fee", "fee"]
     ),
     pause=pauses,
     user=users,
@@ -140,6 +142,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.lab = Lab(self.db, POLICY)
         self.now = 0
         self.leases: dict[str, Model] = {}
+        self.fees = self.n_fees = 0
         self.runner.run(self.begin())
 
     async def begin(self) -> None:
@@ -197,6 +200,7 @@ class AnyOrder(RuleBasedStateMachine):
             "two hubs": self.two_hubs,
             "end": self.end,
             "keep house": self.keep_house,
+            "fee": self.fee,
         }
         doing[event.what](event)
 
@@ -311,6 +315,40 @@ class AnyOrder(RuleBasedStateMachine):
         self.close(lease_id, end, until)
         self.do(again)
 
+    def fee(self, event: Event) -> None:
+        """A fee is paid once or refused, however often asked; some are given back."""
+        self.n_fees += 1
+        key, amount = f"fee {self.n_fees}", event.pick * MICRO // 3 + 1
+
+        async def step(_: Leases) -> None:
+            await Fees(self.db).charge(
+                event.user,
+                event.course,
+                amount,
+                key=key,
+                at=at(self.now),
+                actor=event.user,
+                why="More time.",
+            )
+
+        async def twice(leases: Leases) -> None:
+            await asyncio.gather(step(leases), step(leases))
+
+        async def back(_: Leases) -> None:
+            for _number in range(2):
+                await Fees(self.db).give_back(key, at=at(self.now), why="Too late.")
+
+        try:
+            self.do(step, event.crash_at)
+            self.do(twice)
+        except NotEnough:
+            return
+        if event.pick % 3:
+            self.fees += amount
+            return
+        self.do(back, event.crash_at)
+        self.do(back)
+
     def keep_house(self, event: Event) -> None:
         """Holds that nobody used and tokens that expired go where they belong."""
         if event.pick % 2:  # only after a day a hold is old enough
@@ -383,7 +421,7 @@ class AnyOrder(RuleBasedStateMachine):
             lease.per_hour * (lease.used_s or 0) // HOUR_S
             for lease in self.leases.values()
         ]
-        assert await self.lab.paid() == sum(costs)
+        assert await self.lab.paid() == sum(costs) + self.fees
 
 
 def test_in_any_order_the_books_are_right_and_time_costs_its_price(

@@ -162,12 +162,26 @@ async def test_running_low_is_said_and_then_it_must_end(
     await lab.give(900 * MICRO)
     await meter.hold(lease(), payer(), at(0))
     await meter.ready("ls_1", at(0))
-    (warning,) = (await meter.settle({"ls_1": at(340)})).verdicts
+    settlement = await meter.settle({"ls_1": at(340)})
+    assert settlement.ends == {"ls_1": at(900)}
+    (warning,) = settlement.verdicts
     assert warning.text.startswith("Your tokens last for 9 more minutes at this rate")
     assert not warning.must_end
-    (stop,) = (await meter.settle({"ls_1": at(880)})).verdicts
+    settlement = await meter.settle({"ls_1": at(880)})
+    assert settlement.ends == {"ls_1": at(900)}
+    (stop,) = settlement.verdicts
     assert stop == Verdict("ls_1", stop.text, must_end=True)
     assert "a CPU server is free" in stop.text
+
+
+async def test_when_tokens_run_out_is_told_of_the_near_future_only(
+    meter: LedgerMeter, lab: Lab
+) -> None:
+    """Who has tokens for years has no end in sight; a free server has none."""
+    await lab.give(10**9 * MICRO)
+    await meter.hold(lease(), payer(), at(0))
+    await meter.ready("ls_1", at(0))
+    assert (await meter.settle({"ls_1": at(340)})).ends == {}
 
 
 async def test_a_refusal_says_what_to_do(meter: LedgerMeter, lab: Lab) -> None:

@@ -10,6 +10,7 @@ from torchroom.ledger import metrics
 from torchroom.ledger.audit import audit
 from torchroom.ledger.database import Database, micros
 from torchroom.ledger.errors import Unavailable
+from torchroom.ledger.fees import Fees
 from torchroom.ledger.grants import Grants
 from torchroom.ledger.leases import Leases
 from torchroom.ledger.meter import LedgerMeter
@@ -73,6 +74,7 @@ async def test_the_figures_of_a_running_lease(db: Database, leases: Leases) -> N
         "torchroom_tokens_burned_total{A100}": 0,
         "torchroom_tokens_burned_total{T4}": 0,
         "torchroom_tokens_burned_total{cpu}": 0,
+        "torchroom_tokens_burned_total{fee}": 0,
         "torchroom_ledger_read_age_seconds": 0,
         "torchroom_holds_open": 0,
         "torchroom_held_tokens": 0,
@@ -114,6 +116,21 @@ async def test_tokens_burned_only_ever_grow(db: Database, leases: Leases) -> Non
     for _ in range(2):
         await figures.refresh(db, later(2001))
         assert shown(figures, T0)["torchroom_tokens_burned_total{A100}"] == before
+
+
+async def test_fees_are_counted_under_a_name_of_their_own(
+    db: Database, leases: Leases
+) -> None:
+    """All that REVENUE gets is counted: leases by type, and fees."""
+    figures = Figures(LONG_AGO)
+    await run(leases, "ls_1", "A100", 400)
+    await Fees(db).charge(
+        "alice", "", 2 * MICRO, key="k", at=T0, actor="alice", why="More time."
+    )
+    for _ in range(2):
+        await figures.refresh(db, later(401))
+        assert figures.burned["fee"] == 2 * MICRO
+        assert figures.burned["A100"] > 0
 
 
 async def test_many_passes_count_what_one_does(db: Database, leases: Leases) -> None:

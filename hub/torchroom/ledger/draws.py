@@ -1,8 +1,8 @@
 """What each student drew from a course's wallet: the cap per student is kept here.
 
-A draw grows with holds, hand-outs and allowances from the wallet, and shrinks with what
-comes back. Its row is locked before any wallet, so two servers of one student that
-start together cannot both use the same rest of the cap.
+A draw grows with holds, fees, hand-outs and allowances from the wallet, and shrinks
+with what comes back. Its row is locked before any wallet, so two servers of one student
+that start together cannot both use the same rest of the cap.
 """
 
 from collections.abc import Collection, Mapping
@@ -82,7 +82,7 @@ async def adjust(conn: AsyncConnection, changes: Mapping[Share, int]) -> None:
 def by_hand() -> Select[str, str, int]:
     """Return what students were given from courses' wallets, less what was returned.
 
-    Columns course, user, total. The rest of what they drew went to their servers.
+    Columns course, user, total. The rest of what they drew went to servers and fees.
     """
     course, user = accounts.c.course, accounts.c.name.label("user")
     codes = [Code.HAND_OUT.value, Code.ALLOWANCE.value, Code.RETURN.value]

@@ -1,4 +1,4 @@
-"""What must hold for holds, leases, draws and vouchers, by their postings."""
+"""What must hold for holds, leases, fees, draws and vouchers, by their postings."""
 
 from sqlalchemy import (
     ColumnElement,
@@ -21,6 +21,7 @@ from torchroom.ledger.pricing import charge
 from torchroom.ledger.tables import (
     accounts,
     draws,
+    fees,
     hold_ends,
     holds,
     leases,
@@ -31,6 +32,7 @@ from torchroom.ledger.tables import (
 )
 
 _ENDS = (Code.SETTLE.value, Code.VOID.value, Code.EXPIRE.value)
+_FEES = (Code.FEE.value, Code.FEE_BACK.value)
 
 
 async def held(conn: AsyncConnection) -> list[str]:
@@ -174,7 +176,7 @@ async def shared(conn: AsyncConnection) -> list[str]:
 async def drawn(conn: AsyncConnection) -> list[str]:
     """What each student drew from a course's wallet is what the postings say."""
     drew: dict[tuple[str, str], int] = {}
-    for query in (_drawn_by_leases(), by_hand()):
+    for query in (_drawn_by_leases(), _drawn_by_fees(), by_hand()):
         for row in await conn.execute(query):
             share = (row.course, row.user)
             drew[share] = drew.get(share, 0) + int(row.total)
@@ -187,6 +189,34 @@ async def drawn(conn: AsyncConnection) -> list[str]:
             f"What {share[1]} drew from the course {share[0]} is not what the postings "
             f"say: they say {text_of(drew[share])} more."
         ),
+    )
+
+
+async def levied(conn: AsyncConnection) -> list[str]:
+    """A fee is what its transaction moved to REVENUE, and every such one is noted."""
+    is_fee = transactions.c.code.in_(_FEES)
+    to_revenue = and_(
+        postings.c.transaction_id == transactions.c.id,
+        postings.c.account_id == accounts.c.id,
+        accounts.c.kind == Kind.REVENUE.value,
+    )
+    moved = (
+        select(func.coalesce(func.sum(postings.c.amount), 0))
+        .where(to_revenue)
+        .correlate(transactions)
+        .scalar_subquery()
+    )
+    query = (
+        select(transactions.c.id)
+        .outerjoin(fees, fees.c.transaction_id == transactions.c.id)
+        .where(
+            or_(is_fee, fees.c.transaction_id.is_not(None)),
+            or_(fees.c.amount.is_(None), fees.c.amount != moved, ~is_fee),
+        )
+        .order_by(transactions.c.id)
+    )
+    return await wrong(
+        conn, query, lambda row: f"Transaction {row.id} is not the fee that is noted."
     )
 
 
@@ -219,6 +249,7 @@ LEASE_CHECKS: tuple[Check, ...] = (
     charged,
     shared,
     drawn,
+    levied,
     redeemed,
 )
 
@@ -246,7 +277,11 @@ def _posted_by_leases(kind: Kind) -> Subquery:
         select(transactions.c.lease_id, func.sum(postings.c.amount).label("total"))
         .join(postings, postings.c.transaction_id == transactions.c.id)
         .join(accounts, accounts.c.id == postings.c.account_id)
-        .where(accounts.c.kind == kind.value, ~is_open)
+        .where(
+            accounts.c.kind == kind.value,
+            transactions.c.code.not_in(_FEES),
+            ~is_open,
+        )
         .group_by(transactions.c.lease_id)
         .subquery()
     )
@@ -261,5 +296,17 @@ def _drawn_by_leases() -> Select[str, str, int]:
         .join(transactions, transactions.c.id == postings.c.transaction_id)
         .join(leases, leases.c.id == transactions.c.lease_id)
         .where(accounts.c.kind == Kind.COURSE.value, postings.c.is_lease == 1)
+        .group_by(course, user)
+    )
+
+
+def _drawn_by_fees() -> Select[str, str, int]:
+    """Return what fees took from courses' wallets, less what was given back."""
+    course, user = accounts.c.name.label("course"), fees.c.user
+    return (
+        select(course, user, (-func.sum(postings.c.amount)).label("total"))
+        .join(accounts, accounts.c.id == postings.c.account_id)
+        .join(fees, fees.c.transaction_id == postings.c.transaction_id)
+        .where(accounts.c.kind == Kind.COURSE.value)
         .group_by(course, user)
     )

@@ -7,7 +7,7 @@ step locks the lease, looks at how it stands, and adds what is missing.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -53,11 +53,13 @@ class Round:
         notices: See Notice; each warning once.
         next_at: When something is due again, None if nothing runs.
         n_settled: Leases for which tokens moved.
+        ends: See Review.
     """
 
     notices: tuple[Notice, ...] = ()
     next_at: datetime | None = None
     n_settled: int = 0
+    ends: Mapping[str, datetime] = field(default_factory=dict)
 
 
 class Leases:
@@ -180,7 +182,7 @@ class Leases:
             outlook = await self._look(running)
         review = outlook.review()
         await self._note_warnings(review.warned)
-        return Round(review.notices, review.next_at, n_settled)
+        return Round(review.notices, review.next_at, n_settled, review.ends)
 
     async def end(self, lease_id: str, end: End, *, now: datetime) -> None:
         """Charge exactly what was used, give the reserve back; twice changes nothing.

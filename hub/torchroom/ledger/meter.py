@@ -166,6 +166,7 @@ class LedgerMeter:
                 for each in found.notices
             ),
             next_at=found.next_at,
+            ends=found.ends,
         )
 
     async def end(self, lease_id: str, end: plugin.LeaseEnd) -> None:

@@ -24,7 +24,7 @@ from torchroom.ledger.prices import price_list
 from torchroom.ledger.rows import slot_types_of
 from torchroom.ledger.tables import NEVER, accounts, audits, leases, postings
 from torchroom.ledger.tables import transactions as txs
-from torchroom.ledger.usage import type_of
+from torchroom.ledger.usage import FEE, type_of
 
 _SECOND_US = 1_000_000
 
@@ -61,8 +61,8 @@ class Figures:
 
     Attributes:
         seen: See Seen; None before the first refresh.
-        burned: Type -> microtokens charged since `started_at`; only ever grows, so what
-            is refunded is not taken off.
+        burned: Type -> microtokens charged since `started_at`, FEE for fees; only ever
+            grows, so what is refunded is not taken off.
     """
 
     def __init__(self, started_at: datetime) -> None:
@@ -81,7 +81,7 @@ class Figures:
             known = await price_list(conn, at)
             new, counted_to = await self._charges(conn)
             seen = await _look(conn, at)
-        for key in known:
+        for key in (*known, FEE):
             if key != ANY:
                 self.burned.setdefault(key, 0)
         self.burned.update(new)
@@ -116,7 +116,7 @@ class Figures:
                 func.max(postings.c.id).label("last"),
             )
             .select_from(
-                postings.join(txs, txs.c.id == postings.c.transaction_id).join(
+                postings.join(txs, txs.c.id == postings.c.transaction_id).outerjoin(
                     leases, leases.c.id == txs.c.lease_id
                 )
             )
@@ -129,7 +129,8 @@ class Figures:
         )
         new: Counter[str] = Counter()
         for row in rows:
-            new[type_of(slot_types_of(row.slot_types))] += int(row.amount)
+            types = row.slot_types  # None: a fee, which is for no lease
+            new[type_of(slot_types_of(types)) if types else FEE] += int(row.amount)
             after = max(after, row.last)
         return new, after
 
@@ -196,7 +197,7 @@ def families(figures: Figures, now: datetime) -> Iterator[Metric]:
     """Yield the metrics; their values are floats, as all of Prometheus, for display."""
     burned = CounterMetricFamily(
         "torchroom_tokens_burned",
-        "Tokens that leases were charged since the hub was started, before refunds.",
+        "Tokens that leases and fees cost since the hub was started, before refunds.",
         labels=["type"],
     )
     for key, amount in sorted(figures.burned.items()):

@@ -70,6 +70,8 @@ class Code(StrEnum):
     VOID = "void"  # holds -> back: nothing was used
     EXPIRE = "expire"  # holds -> back: nobody resolved it in time
     REFUND = "refund"  # revenue -> back: the platform broke
+    FEE = "fee"  # user, course -> revenue: for something else than a server's seconds
+    FEE_BACK = "fee_back"  # revenue -> back: what the fee was for did not happen
     WAIVE = "waive"  # issued -> revenue: used beyond what was held, the site pays
 
 

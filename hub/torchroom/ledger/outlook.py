@@ -58,6 +58,10 @@ class Pots:
         return min(there, self.room.get(share, there))
 
 
+SOON = timedelta(days=30)
+"""Beyond that nobody needs to know when tokens run out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """What a lease's user must be told.
@@ -81,11 +85,13 @@ class Review:
         notices: For users; the warnings among them only now.
         warned: Lease id -> the last warning, where it changed.
         next_at: When a lease may need something again; None if none runs.
+        ends: Lease id -> when its tokens run out at this rate, if within SOON.
     """
 
     notices: tuple[Notice, ...]
     warned: Mapping[str, int]
     next_at: datetime | None
+    ends: Mapping[str, datetime]
 
 
 class Outlook:
@@ -116,9 +122,11 @@ class Outlook:
     def review(self) -> "Review":
         """Return what to say now, and when to look again."""
         policy = self._policy
-        notices, warned, next_at = [], {}, None
+        notices, warned, ends, next_at = [], {}, {}, None
         for lease in self.running:
             left_s = self.seconds_left(lease)
+            if left_s <= SOON.total_seconds():
+                ends[lease.id] = lease.until + timedelta(seconds=left_s)
             if left_s <= policy.stop_lead_s:
                 notices.append(Notice(lease.id, forecast.USED_UP, must_end=True))
                 continue
@@ -131,7 +139,7 @@ class Outlook:
             ahead_s = forecast.next_look_s(left_s, self._covered_s(lease), policy)
             look_at = lease.until + timedelta(seconds=ahead_s)
             next_at = look_at if next_at is None else min(next_at, look_at)
-        return Review(tuple(notices), warned, next_at)
+        return Review(tuple(notices), warned, next_at, ends)
 
     def seconds_left(self, lease: Running) -> int:
         """Return how much longer this lease can be paid; see `forecast`."""

@@ -48,6 +48,8 @@ SHAPES = {  # from which kinds of account, to which
     Code.VOID: (_HOLDS, _WALLETS),
     Code.EXPIRE: (_HOLDS, _WALLETS),
     Code.REFUND: (_REVENUE, _WALLETS),
+    Code.FEE: (_WALLETS, _REVENUE),
+    Code.FEE_BACK: (_REVENUE, _WALLETS),
     Code.WAIVE: (_ISSUED, _REVENUE),
 }
 _WITHIN_A_COURSE = {Code.HAND_OUT, Code.ALLOWANCE, Code.RETURN}
@@ -143,6 +145,19 @@ def refund(parts: Sequence[Posting], **order: Unpack[Order]) -> Transaction:
     """Return what gives charged tokens back: REVENUE -> wallets."""
     legs = (Posting(REVENUE, -_sum(parts)), *_checked(parts))
     return check(Transaction(code=Code.REFUND, postings=legs, **order))
+
+
+def fee(parts: Sequence[Posting], **order: Unpack[Order]) -> Transaction:
+    """Return what is paid at once, for no lease: wallets -> REVENUE."""
+    legs = [Posting(part.account, -part.amount) for part in _checked(parts)]
+    legs.append(Posting(REVENUE, _sum(parts)))
+    return check(Transaction(code=Code.FEE, postings=tuple(legs), **order))
+
+
+def fee_back(parts: Sequence[Posting], **order: Unpack[Order]) -> Transaction:
+    """Return what gives a fee back: REVENUE -> wallets."""
+    legs = (Posting(REVENUE, -_sum(parts)), *_checked(parts))
+    return check(Transaction(code=Code.FEE_BACK, postings=legs, **order))
 
 
 def waive(amount: int, **order: Unpack[Order]) -> Transaction:

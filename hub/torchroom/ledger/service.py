@@ -14,6 +14,7 @@ from torchroom.ledger.audit import Audit
 from torchroom.ledger.courses import Courses
 from torchroom.ledger.database import Database, migrate
 from torchroom.ledger.expiry import Expiry
+from torchroom.ledger.fees import Fees
 from torchroom.ledger.grants import Grants
 from torchroom.ledger.leases import Leases
 from torchroom.ledger.policy import Policy
@@ -42,6 +43,7 @@ class Ledger:
         self.courses = Courses(db)
         self.allowances = Allowances(db)
         self.vouchers = Vouchers(db)
+        self.fees = Fees(db)
         self.topups = TopUps(db, topup_secret)
         self.expiry = Expiry(db)
         self.statements = Statements(db)

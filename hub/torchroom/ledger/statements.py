@@ -18,8 +18,15 @@ from torchroom.ledger.history import read_full, read_plain
 from torchroom.ledger.model import Account, Code, Kind
 from torchroom.ledger.names import check_name
 from torchroom.ledger.rows import lease_of
-from torchroom.ledger.tables import NEVER, accounts, leases, postings, transactions
-from torchroom.ledger.usage import By, Sums, Used, pieces
+from torchroom.ledger.tables import (
+    NEVER,
+    accounts,
+    fees,
+    leases,
+    postings,
+    transactions,
+)
+from torchroom.ledger.usage import By, Sums, Used, fee_of, pieces
 from torchroom.ledger.views import BalanceView, Page
 
 _ROWS_AT_ONCE = 1000
@@ -129,7 +136,8 @@ class Statements:
         """Return what was used in a span of time and settled so far, summed up exactly.
 
         Seconds count where they were used, not where they were settled, so the sums of
-        adjoining spans add up. What was refunded is not in it.
+        adjoining spans add up. Fees less what was given back of them are in it, without
+        seconds; what was refunded of leases is not.
 
         Args:
             by: What the rows are; days are days of UTC.
@@ -149,12 +157,16 @@ class Statements:
             leases.c.held_at < micros(end),
             or_(leases.c.ended_at == NEVER, leases.c.ended_at > micros(start)),
         )
+        paid = select(fees).where(fees.c.at >= micros(start), fees.c.at < micros(end))
         if user is not None:
-            query = query.where(leases.c.user == check_name(user, _OWNERS[Kind.USER]))
+            check_name(user, _OWNERS[Kind.USER])
+            query = query.where(leases.c.user == user)
+            paid = paid.where(fees.c.user == user)
         if course is not None:
             if course:
                 check_name(course, _OWNERS[Kind.COURSE])
             query = query.where(leases.c.course == course)
+            paid = paid.where(fees.c.course == course)
         sums = Sums()
         async with self._db.read() as conn:
             rows = await conn.stream(
@@ -163,6 +175,12 @@ class Statements:
             async for row in rows:
                 for piece in pieces(lease_of(row), by, start, end):
                     sums.add(piece)
+            rows = await conn.stream(
+                paid, execution_options={"yield_per": _ROWS_AT_ONCE}
+            )
+            async for row in rows:
+                at = _time(row.at)
+                sums.add(fee_of(by, row.user, row.course, row.amount, at))
         return sums.rows()
 
     async def export(self) -> AsyncGenerator[Exported, None]:

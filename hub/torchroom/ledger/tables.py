@@ -202,6 +202,28 @@ draws = Table(
     CheckConstraint("amount >= 0", name="not_negative"),
 )
 
+# Who paid a fee, for what and for which course; beside its transaction, which moved it.
+fees = Table(
+    "fees",
+    metadata,
+    Column(
+        "transaction_id",
+        _Id,
+        ForeignKey("transactions.id"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _text("what", KEY_MAX),
+    _text("user"),
+    _text("course"),
+    _number("amount"),  # below 0: given back
+    _number("at"),
+    CheckConstraint("amount <> 0", name="moves"),
+    Index("ix_fees_at", "at"),
+    Index("ix_fees_user_at", "user", "at"),
+    Index("ix_fees_what", "what"),
+)
+
 # ------------------------------------------------------ what somebody decided or bought
 
 prices = Table(
@@ -311,5 +333,5 @@ audits = Table(
     Column("problems", Text, nullable=False),  # JSON list of sentences
 )
 
-APPEND_ONLY = (transactions, postings, holds, hold_ends)
+APPEND_ONLY = (transactions, postings, holds, hold_ends, fees)
 """The database itself refuses to change or delete their rows."""

@@ -18,7 +18,7 @@ class Totals:
         users: What users have and is not held.
         courses: What courses have and is not held.
         held: Reserved for leases.
-        revenue: What leases were charged.
+        revenue: What leases were charged, and fees.
         n_open_holds: Holds that nothing has resolved yet.
         n_open_leases: Leases that go on.
     """

@@ -14,6 +14,8 @@ from torchroom.ledger.pricing import charge
 
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
+FEE = "fee"
+"""The type under which fees are summed."""
 
 
 class By(StrEnum):
@@ -57,6 +59,17 @@ def type_of(slot_types: Iterable[str]) -> str:
     A price cannot be told apart between slots of one lease, so types are not either.
     """
     return " + ".join(sorted(set(slot_types))) or CPU
+
+
+def fee_of(by: By, user: str, course: str, amount: int, at: datetime) -> Used:
+    """Return a fee as usage: tokens without seconds, on its day; below 0 given back."""
+    key = {
+        By.DAY: f"{at:%Y-%m-%d}",
+        By.COURSE: course,
+        By.TYPE: FEE,
+        By.USER: user,
+    }[by]
+    return Used(key, microtokens=amount)
 
 
 def used_by(lease: MeteredLease, moment: datetime) -> int:
