@@ -22,7 +22,7 @@ purge: ## delete this deployment and all homes, after asking (FORCE=1, IMAGES=1)
 doctor: ## say what is wrong with this machine or its settings (JSON=1, STRICT=1)
 	@$(PYTHON) deploy/doctor.py
 
-images: ## build all images: base, pytorch, proxy, hub
+images: ## build all images
 	@$(PYTHON) images/build.py all
 
 image-cuda: ## build the user image with CUDA (several GB)
@@ -35,13 +35,15 @@ test: ## run all tests from a clean state (what CI runs)
 	@$(PYTHON) tests/testbed/run.py
 
 test-fast: setup ## run the tests that need no engine
-	@$(BIN)/python -m pytest tests/unit tests/ledger tests/console
+	@$(BIN)/python -m pytest tests/unit tests/ledger tests/console tests/auth tests/roles tests/steward tests/gate tests/doctor
 
 bench: ## measure, side by side with what people would run instead (about 20 minutes)
 	@$(PYTHON) bench/class_start.py
 	@$(BIN)/python bench/choice.py
 	@$(BIN)/python bench/pool.py
 	@$(BIN)/python bench/ledger.py
+	@$(BIN)/python bench/idle.py
+	@$(BIN)/python bench/logins.py
 
 lint: setup ## check style
 	@$(BIN)/ruff check && $(BIN)/ruff format --check

@@ -23,7 +23,6 @@ def main() -> None:
         **{key: value for key, value in os.environ.items() if value},
         **settings.files(),
         "COMPOSE_PROJECT_NAME": wanted.project,
-        "TORCHROOM_HUB_ID": wanted.project,
         "TORCHROOM_PORT": str(wanted.port),
     }
     flags = [f"--{name.lower()}" for name in ("JSON", "STRICT") if os.environ.get(name)]

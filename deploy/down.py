@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from steps import compose, servers, settings
+from steps import compose, network, servers, settings
 from toolbox import console
 from toolbox.client import docker
 from toolbox.console import say, step
@@ -31,7 +31,8 @@ def stop(wanted: settings.Settings, *also: str) -> None:
     with step("hub and networks"):
         compose.run(command, wanted, "stop", "hub")
         servers.stop(wanted)  # what the hub was just starting
-        compose.must(command, wanted, "down", *also)
+        compose.must(command, wanted, *compose.EVERY_PROFILE, "down", *also)
+        network.remove_left(wanted)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from builder import build
-from steps import compose, engine, gpus, health, settings
+from steps import compose, engine, gpus, health, network, settings, tls
 from toolbox import client, console
 from toolbox.console import Failure, say, step
 from toolbox.places import ROOT, version
@@ -19,30 +19,42 @@ def main() -> None:
     """Run the steps."""
     started = time.monotonic()
     wanted = settings.read()
+    site = tls.read()
+    addresses = network.variables(wanted)
     with step("Docker engine") as current:
         current.detail = engine.ensure()
     with step("Compose") as current:
         command = compose.find()
         current.detail = compose.version(command)
+    network.check(wanted, addresses)
     user_image = _images(wanted)
+    if site.has_tls:
+        _build("tls")
     with step("GPUs") as current:
         values, current.detail = gpus.variables(wanted)
     with step("hub and proxy") as current:
         variables = {**_variables(user_image), **values, **settings.files()}
+        variables |= addresses
+        variables |= tls.variables(site)
         compose.write_variables(wanted, variables)
         compose.must(
             command, wanted, "up", "--detach", "--no-build", "--remove-orphans"
         )
         hub = health.wait(command, wanted)
         current.detail = "healthy"
-    _farewell(wanted, hub, time.monotonic() - started)
+    if site.has_tls:
+        with step("https") as current:
+            current.detail = tls.wait(command, wanted, site)
+    else:  # of an earlier time, when there was one
+        compose.run(command, wanted, *tls.REMOVE)
+    _farewell(wanted, site, hub, time.monotonic() - started)
 
 
 def _images(wanted: settings.Settings) -> str:
     """Build what is missing; return the image for users' servers."""
     _build("base")
     image = _given(wanted.user_image) if wanted.user_image else _build("pytorch")
-    for name in ("proxy", "hub"):
+    for name in ("proxy", "firewall", "hub"):
         _build(name)
     return image
 
@@ -87,11 +99,14 @@ def _variables(user_image: str) -> dict[str, str]:
     }
 
 
-def _farewell(wanted: settings.Settings, hub: str, seconds: float) -> None:
-    who = health.login(hub)
+def _farewell(
+    wanted: settings.Settings, site: tls.Site, hub: str, seconds: float
+) -> None:
+    is_local = (os.environ.get("TORCHROOM_LOGIN") or "local") == "local"
+    who = health.login(hub) if is_local else {}
     lines = gpus.found(hub, simulated=bool(wanted.simulated))
     say(f"\nTorchroom is up after {seconds:.0f} s.\n")
-    say(f"  Address:        http://127.0.0.1:{wanted.port}")
+    say(f"  Address:        {site.address.url}")
     if who:
         admin, its_password = who.get("admin_user"), who.get("admin_password")
         say(f"  Students:       any name, password {who.get('user_password')}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build Torchroom's images: base, pytorch (the user image), proxy, hub, or all of them.
+"""Build one of Torchroom's images (pytorch is the users'), or all of them.
 
 Progress goes to standard error; standard output has one line per image, its tag.
 """

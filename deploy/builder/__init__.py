@@ -2,7 +2,7 @@
 
 from builder import base, hub_image, user_image
 
-IMAGES = ("base", "pytorch", "proxy", "hub")
+IMAGES = ("base", "pytorch", "proxy", "tls", "firewall", "hub")
 
 
 def build(name: str, *, cuda: bool = False, fresh: bool = False) -> str:

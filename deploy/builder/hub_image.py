@@ -1,4 +1,4 @@
-"""The images of the deployment itself: the hub and the proxy in front of it."""
+"""The images of the deployment itself: the hub, and what stands around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from builder import bake, base, mirrors
 
 
 def build(target: str, *, fresh: bool = False) -> str:
-    """Build `hub` or `proxy` unless it is there already; return its tag."""
+    """Build one of them, like `hub`, unless it is there already; return its tag."""
     tag = f"torchroom/{target}:{version()}"
     origin = base.ensure()
     with bake.one_at_a_time(target):
@@ -35,7 +35,8 @@ def _recipe(target: str, origin: str, *, fresh: bool) -> bake.Recipe:
         secret_files={"ca": settings.ca} if settings.ca else {},
         fresh=fresh,
     )
-    recipe.lay(_proxy() if target == "proxy" else _hub())
+    lay = {"proxy": _proxy, "tls": _tls, "firewall": _firewall, "hub": _hub}
+    recipe.lay(lay[target]())
     return recipe
 
 
@@ -43,6 +44,19 @@ def _proxy() -> dict[str, Path]:
     files = ("package.json", "package-lock.json", "requirements.lock")
     places = {f"hub/proxy/{name}": ROOT / "hub" / "proxy" / name for name in files}
     return {"Dockerfile": ROOT / "hub" / "Dockerfile", **places}
+
+
+def _tls() -> dict[str, Path]:
+    return {"Dockerfile": ROOT / "hub" / "Dockerfile", "hub/tls": ROOT / "hub" / "tls"}
+
+
+def _firewall() -> dict[str, Path]:
+    room = "hub/torchroom"
+    return {
+        "Dockerfile": ROOT / "hub" / "Dockerfile",
+        f"src/{room}/__init__.py": ROOT / room / "__init__.py",
+        f"src/{room}/firewall": ROOT / room / "firewall",
+    }
 
 
 def _hub() -> dict[str, Path]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from toolbox import tools
-from toolbox.client import candidates
+from toolbox.client import candidates, try_docker
 from toolbox.command import Result, attempt
 from toolbox.console import Failure
 from toolbox.places import ROOT, state_dir
@@ -21,6 +21,8 @@ _INSTALLED = (tools.FOLDER / "bin/docker-compose", ROOT / ".venv/bin/docker-comp
 # What docker-compose.yml insists on; stopping works without the real values.
 _INSISTED = ("CONFIGPROXY_AUTH_TOKEN", "TORCHROOM_VERSION", "TORCHROOM_USER_IMAGE")
 _SECRETS = ("CONFIGPROXY_AUTH_TOKEN",)
+EVERY_PROFILE = ("--profile", "https")
+"""Words before a command that is also about what is not wanted now."""
 
 
 def find(*, install: bool = True) -> list[str]:
@@ -91,12 +93,19 @@ def run(command: list[str], settings: Settings, *arguments: str) -> Result:
             *("--file", str(ROOT / "docker-compose.yml")),
             *("--project-name", settings.project),
             *files,
+            *_profiles(),
             *arguments,
         ],
         # the environment wins over the file, so it must not contradict it
         env={"COMPOSE_PROJECT_NAME": settings.project, **needed, **read_variables()},
         timeout=600,
     )
+
+
+def _profiles() -> tuple[str, ...]:
+    """What `docker-compose.yml` leaves out unless it is asked for."""
+    has_tls = read_variables().get("TORCHROOM_TLS", "off") != "off"
+    return EVERY_PROFILE if has_tls else ()
 
 
 def must(command: list[str], settings: Settings, *arguments: str) -> str:
@@ -110,15 +119,48 @@ def must(command: list[str], settings: Settings, *arguments: str) -> str:
 def _explained(result: Result, settings: Settings) -> tuple[str, str]:
     text = result.err.lower()
     if "port is already allocated" in text or "address already in use" in text:
+        return _taken(text, settings)
+    if "overlaps with other one on this address space" in text:
         return (
-            f"port {settings.port} on 127.0.0.1 is taken by another program",
-            "choose another one: TORCHROOM_PORT=8080 make up",
+            "another network of this engine has addresses of TORCHROOM_SUBNET",
+            "set it to a private network that is used nowhere else: 10.118.0.0/20.",
         )
+    if "dependency failed to start" in text and "firewall" in text:
+        return (_of_firewall(settings), "docs/isolation.md says what it needs.")
     if "no such image" in text:
         return ("an image is missing: " + result.last_words, "build it: make images")
     return (
         "Compose: " + result.last_words,
         "mend that and run the same command again.",
+    )
+
+
+def _of_firewall(settings: Settings) -> str:
+    """What the firewall says is wrong."""
+    labels = (
+        f"label=com.docker.compose.project={settings.project}",
+        "label=com.docker.compose.service=firewall",
+    )
+    filters = [word for label in labels for word in ("--filter", label)]
+    found = try_docker("ps", "--all", "--quiet", *filters).out.split()
+    said = try_docker("logs", "--tail", "1", *found[:1]) if found else None
+    line = (said.out + said.err).strip() if said else ""
+    return line.rstrip(".") or "the firewall is not in place"
+
+
+def _taken(text: str, settings: Settings) -> tuple[str, str]:
+    """What to say about a port that is taken: which of the deployment's it is."""
+    held = read_variables()
+    for name in ("TORCHROOM_HTTP_PORT", "TORCHROOM_HTTPS_PORT"):
+        port = held.get(name, "")
+        if port and re.search(rf"[:\]]{port}\b", text):
+            return (
+                f"port {port} is taken by another program",
+                f"end that one, or set {name} to a port that is free.",
+            )
+    return (
+        f"port {settings.port} on 127.0.0.1 is taken by another program",
+        "choose another one: TORCHROOM_PORT=8080 make up",
     )
 
 

@@ -17,6 +17,8 @@ from steps import compose
 from steps.settings import Settings
 
 _SECONDS = 180
+_GATE = "/run/torchroom-engine/docker.sock"
+_RESTARTS = 2
 _LOGIN = "/srv/torchroom/data/local-login.json"
 
 
@@ -30,7 +32,7 @@ def wait(command: list[str], settings: Settings) -> str:
             json.loads(docker("inspect", "-f", "{{json .State}}", hub)) if hub else {}
         )
         healthy = state.get("Health", {}).get("Status") == "healthy"
-        if healthy and _answers(settings.port):
+        if healthy and _answers(settings.port) and _gate_stands(command, settings):
             return hub
         if state.get("Status") in {"exited", "restarting", "dead"}:
             raise Failure(
@@ -45,7 +47,7 @@ def wait(command: list[str], settings: Settings) -> str:
             " logs proxy",
         )
     raise Failure(
-        f"the hub was not healthy within {_SECONDS} s",
+        f"the hub was not healthy within {_SECONDS} s: {_last_words(hub)}",
         f"read its log: docker logs {hub[:12]}",
     )
 
@@ -54,6 +56,20 @@ def login(hub: str) -> dict[str, Any]:
     """The local login, which the hub has made; empty when there is none."""
     result = try_docker("exec", hub, "cat", _LOGIN)
     return dict(json.loads(result.out)) if result.ok else {}
+
+
+def _gate_stands(command: list[str], settings: Settings) -> bool:
+    """Whether the hub can ask the engine; fail if the gate ends again and again."""
+    listed = compose.must(command, settings, "ps", "--all", "--quiet", "engine-gate")
+    gate = listed.strip()
+    if try_docker("exec", gate, "test", "-S", _GATE).ok:
+        return True
+    if int(docker("inspect", "-f", "{{.RestartCount}}", gate)) >= _RESTARTS:
+        raise Failure(
+            f"the gate in front of the engine does not run: {_last_words(gate)}",
+            f"read its log: docker logs {gate[:12]}",
+        )
+    return False
 
 
 def _answers(port: int) -> bool:

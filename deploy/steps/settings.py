@@ -11,7 +11,15 @@ from toolbox.console import Failure
 from toolbox.places import ROOT
 
 MOST_SIMULATED = 32
-_FILES = ("TORCHROOM_PRICES", "TORCHROOM_TOPUP_SECRET_FILE")
+_FILES = (
+    "TORCHROOM_PRICES",
+    "TORCHROOM_TOPUP_SECRET_FILE",
+    "TORCHROOM_COURSES",
+    "TORCHROOM_OAUTH_CLIENT_SECRET_FILE",
+    "TORCHROOM_STEWARD_POLICY",
+    "TORCHROOM_SMTP_CA_FILE",
+    "TORCHROOM_WEBHOOK_SECRET_FILE",
+)
 _LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
 
@@ -40,7 +48,7 @@ def read(env_file: Path = ROOT / ".env") -> Settings:
     return Settings(
         project=project,
         port=_number("TORCHROOM_PORT", 8000, 1, 65535),
-        network=os.environ.get("TORCHROOM_NETWORK") or "torchroom-servers",
+        network=os.environ.get("TORCHROOM_NETWORK") or f"{project}_servers",
         simulated=_number("TORCHROOM_SIMULATED_GPUS", 0, 0, MOST_SIMULATED),
         user_image=os.environ.get("TORCHROOM_USER_IMAGE", ""),
     )

@@ -25,6 +25,7 @@ from torchroom.ledger.errors import BadInput, LedgerError, NotFound, Unavailable
 from torchroom.ledger.importing import SOURCE
 from torchroom.ledger.policy import Policy
 from torchroom.ledger.service import Ledger
+from torchroom.steward import report
 
 USAGE, STOPPED = 2, 130
 
@@ -111,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     examined = rooms.add_parser("doctor", help=text, description=text)
     doctor.add_arguments(examined)
     examined.set_defaults(room=lambda args: doctor.run(args, os.environ))
+    text = "which servers are warned and stopped, and why"
+    stewarded = rooms.add_parser("steward", help=text, description=text)
+    report.add_arguments(stewarded)
+    stewarded.set_defaults(room=lambda args: report.run(args, os.environ))
     ledger = rooms.add_parser("ledger", help="tokens: who has how many, and why")
     verbs = ledger.add_subparsers(required=True, metavar="COMMAND")
 

@@ -27,6 +27,8 @@ WORDS = {
     Code.RETURN: "returned",
     Code.LAPSE: "lapsed",
     Code.SETTLE: "server",
+    Code.FEE: "fee",
+    Code.FEE_BACK: "fee back",
 }
 EXPORT_HEADER = (
     "posting", "transaction", "key", "code", "at", "recorded_at", "lease", "actor",

@@ -74,7 +74,7 @@ def read(env: Mapping[str, str]) -> Settings:
     return Settings(
         data_dir=_data_dir(env),
         user_image=_required(env, "TORCHROOM_USER_IMAGE"),
-        network=env.get("TORCHROOM_NETWORK", "torchroom-servers"),
+        network=env.get("TORCHROOM_NETWORK", "torchroom_servers"),
         hub_id=env.get("TORCHROOM_HUB_ID", "torchroom"),
         gpu_driver=one_of(env, "TORCHROOM_GPU_DRIVER", ("auto", "nvidia", "cdi")),
         n_simulated=_count(env, "TORCHROOM_SIMULATED_GPUS"),

@@ -45,14 +45,15 @@ class Limiter:
 
     def wait_s(self, key: str, now: float) -> float:
         """Return after how many seconds one more is possible; 0.0 if it is now."""
-        self._forget_until(now - self.pace.within_s)
+        self._forget_old(now)
         events = self._events.get(key)
         if not self.pace.most or not events:
             return 0.0
-        over = [at for at in events if at > now - self.pace.within_s]
-        if len(over) < self.pace.most:
+        # When each stops to count; compared so that no rounding makes a wait 0.0.
+        ends = [end for at in events if (end := at + self.pace.within_s) > now]
+        if len(ends) < self.pace.most:
             return 0.0
-        return over[-self.pace.most] + self.pace.within_s - now
+        return ends[-self.pace.most] - now
 
     def note(self, key: str, now: float) -> None:
         """Count one more, whether it is too many or not."""
@@ -77,10 +78,10 @@ class Limiter:
             if not events:
                 del self._events[key]
 
-    def _forget_until(self, end: float) -> None:
+    def _forget_old(self, now: float) -> None:
         while self._events:
             key, events = next(iter(self._events.items()))
-            if events[-1] > end:
+            if events[-1] + self.pace.within_s > now:
                 return
             self._drop(key)
 

@@ -3,12 +3,15 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from testbed.bare_hub import COURSE, BareHub, free_port
 from testbed.console import ConsoleProcess, Ledgers
 from testbed.engine import wait_until
+from torchroom.console.extending import Extending
 from torchroom.console.guards import Console
 from torchroom.console.housekeeping import Housekeeping, Step
 from torchroom.console.hub import Hub
@@ -38,17 +41,20 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def keeper(
-    ledgers: Ledgers, hub: BareHub, clock: Clock
+    ledgers: Ledgers, hub: BareHub, clock: Clock, tmp_path: Path
 ) -> AsyncIterator[Housekeeping]:
     """Housekeeping of a fresh ledger, done when the test says so."""
     with ledgers() as url:
+        ledger = open_ledger(url)
         console = Console(
-            ledger=open_ledger(url),
+            ledger=ledger,
             hub=Hub(hub.api_url, hub.keys["console"]),
+            extending=Extending(ledger.fees, tmp_path),
             now=clock,
         )
         yield Housekeeping(console)
         await console.hub.close()
+        await console.extending.close()
         await console.ledger.close()
 
 
@@ -142,7 +148,7 @@ async def test_without_a_hub_only_the_allowances_wait(
     """It is logged, told to admins, and gone when the hub is back."""
     ledger = keeper.console.ledger
     mute = Hub(f"http://127.0.0.1:{free_port()}/hub/api", "x" * 32)
-    lonely = Housekeeping(Console(ledger=ledger, hub=mute, now=clock))
+    lonely = Housekeeping(replace(keeper.console, hub=mute))
     grant = ledger.grants.grant
     await grant("alice", 5, key="1", actor="ada", at=NOW, expires_at=NOW + DAY)
     clock.time += DAY

@@ -46,14 +46,15 @@ async def test_a_users_token_has_the_users_scopes(asking: Hub, hub: BareHub) -> 
     assert scopes.ADMIN not in who.scopes
 
 
-async def test_a_servers_token_can_read_the_balance_and_nothing_else_of_tokens(
+async def test_a_servers_token_can_read_the_balance_and_extend_servers(
     asking: Hub, hub: BareHub
 ) -> None:
-    """And it tells the groups, whose courses pay for the server."""
+    """Nothing else of tokens. It tells the groups, whose courses pay for the server."""
     who = await asking.identify(hub.server_token("alice"))
     assert who is not None
     assert {scope for scope in who.scopes if scope.startswith("custom:")} == {
-        f"{scopes.BALANCE}!user=alice"
+        f"{scopes.BALANCE}!user=alice",
+        f"{scopes.OWN_SERVERS}!user=alice",
     }
     assert who.groups == (COURSE,)
 

@@ -25,12 +25,18 @@ class Row:
     who: set[str]
     body: dict[str, Any] | None = None
     values: dict[str, Any] = field(
-        default_factory=lambda: {"course": COURSE, "user": "bob", "id": "1"}
+        default_factory=lambda: {
+            "course": COURSE,
+            "user": "bob",
+            "id": "1",
+            "server": "-",
+        }
     )
 
 
 AMOUNT = {"microtokens": 1}
 PRICE = {"key": "table", "microtokens_per_hour": 1}
+EXTENSION = {"extension": 1}
 HAND_OUT = {"user": "bob", "microtokens": 1}
 VOUCHERS = {"microtokens": 1, "expires_at": IN_A_YEAR}
 ALLOWANCE = {
@@ -44,6 +50,10 @@ TABLE = [
     Row("GET", "/me/history", USERS),
     Row("GET", "/me/usage", USERS),
     Row("POST", "/me/vouchers", USERS, {"code": "TR-0000-0000-0000-0000"}),
+    Row("GET", "/me/servers/{server}/notice", USERS | {"alice's server"}),
+    Row(
+        "POST", "/me/servers/{server}/extension", USERS | {"alice's server"}, EXTENSION
+    ),
     Row("GET", "/users/{user}", ADMINS),
     Row("GET", "/users/{user}/history", ADMINS),
     Row("GET", "/users/{user}/usage", ADMINS),
@@ -69,6 +79,8 @@ TABLE = [
     Row("POST", "/prices", ADMINS, PRICE),
     Row("GET", "/usage", ADMINS),
     Row("GET", "/ledger", ADMINS),
+    Row("GET", "/steward/events", ADMINS),
+    Row("GET", "/steward/verdicts", ADMINS),
     Row("GET", "/health", EVERYBODY),
 ]
 BY_SIGNATURE = {("POST", "/webhooks/topup")}

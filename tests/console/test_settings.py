@@ -74,3 +74,10 @@ def test_secrets_are_not_shown() -> None:
 def test_browsers_find_the_hub_where_it_says(env: dict[str, str], url: str) -> None:
     """Under a prefix, or on a host of its own."""
     assert of(**env).hub_pages_url == url
+
+
+def test_the_hub_sends_browsers_back_where_it_says() -> None:
+    """Letter by letter, for it compares; with subdomains to a host of the console's."""
+    assert of().callback_url == "/services/torchroom/oauth_callback"
+    url = "https://torchroom--service.hub.edu/services/torchroom/oauth_callback"
+    assert of(JUPYTERHUB_OAUTH_CALLBACK_URL=url).callback_url == url

@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import pytest
 import requests
-from testbed.engine import wait_until
+from testbed.engine import run, wait_until
 from testbed.engine_proxy import EngineProxy
 from testbed.hub import Deployment
 
@@ -49,6 +49,13 @@ def ids(deployment: Deployment) -> dict[str, str]:
     """Service -> container id and start time."""
     services = {name: deployment.service(name) for name in ("hub", "proxy")}
     return {n: f"{c.id} {c.attrs['State']['StartedAt']}" for n, c in services.items()}
+
+
+def firewall_chains(deployment: Deployment) -> str:
+    """What the names of this deployment's chains begin with."""
+    network = deployment.engine.networks.get(f"{deployment.project}_servers")
+    bridge = network.attrs["Options"]["com.docker.network.bridge.name"]
+    return f"TORCHROOM-{bridge.removeprefix('tr-')}"
 
 
 def test_up_says_where_and_how_to_log_in(mine: Deployment, first_output: str) -> None:
@@ -112,7 +119,10 @@ def test_down_keeps_homes_and_people_and_purge_asks(mine: Deployment) -> None:
     student.stop()
     volumes = {volume.name for volume in mine.homes()}
     assert volumes
+    chains = firewall_chains(mine)
+    assert f":{chains}-OUT " in run("iptables-save")
     mine.make("down")
+    assert chains not in run("iptables-save")
     assert not mine.servers()
     with pytest.raises(requests.ConnectionError):
         requests.get(mine.url, timeout=5)

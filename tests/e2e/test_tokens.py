@@ -143,10 +143,10 @@ def test_the_page_shows_the_tokens_and_takes_a_voucher(
 # -- who may -------------------------------------------------------------------------
 
 
-def test_a_servers_token_reads_its_owners_balance_and_nothing_else(
+def test_a_servers_token_reads_its_owners_balance_and_extends_its_servers(
     deployment: Deployment, people: Callable[[str], User]
 ) -> None:
-    """What runs in a notebook can neither spend nor look around."""
+    """Nothing else: what runs in a notebook can neither look around nor give away."""
     user, other = people("owner"), people("other")
     user.start("cpu")
     token = user.python("import os; print(os.environ['JUPYTERHUB_API_TOKEN'])").strip()
@@ -174,6 +174,8 @@ def test_a_servers_token_reads_its_owners_balance_and_nothing_else(
     ):
         reply = ask(deployment, token, "POST", path, json=body, headers=key)
         assert reply.status_code == 403, (path, reply.text)
+    notice = ask(deployment, token, "GET", "/me/servers/-/notice")
+    assert notice.status_code == 204, notice.text
     # And of the hub itself it is told no more than before.
     theirs = {"Authorization": f"token {token}"}
     for path in (f"/users/{other.name}", "/users", "/groups", "/proxy"):

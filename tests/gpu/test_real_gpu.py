@@ -60,6 +60,21 @@ async def test_a_sweep_reads_every_device(probe: NvmlProbe) -> None:
             assert 0 <= sample.utilisation <= 1
 
 
+async def test_what_idleness_is_judged_by_is_told(probe: NvmlProbe) -> None:
+    """Energy against the power limit, and who used the SMs since the last reading."""
+    limits = [float(row[0]) for row in smi("enforced.power.limit")]
+    devices = await probe.list_devices()
+    await probe.sweep()
+    samples = (await probe.sweep()).samples
+    for device, limit_w in zip(devices, limits, strict=True):
+        sample = samples[device.uuid]
+        assert sample.power_limit_w == pytest.approx(limit_w, abs=1)
+        assert sample.energy_j is not None
+        if not device.is_split:
+            assert sample.sm is not None
+            assert all(0 <= share <= 1 for share in sample.sm.values())
+
+
 async def test_the_topology_names_every_pair(probe: NvmlProbe) -> None:
     """A single GPU has none; what is told is symmetric by construction."""
     devices = [d for d in await probe.list_devices() if not d.is_lost]

@@ -51,7 +51,8 @@ c.Authenticator.allow_all = True
 c.Authenticator.allowed_users = {{"ada"}}
 c.JupyterHub.spawner_class = "simple"
 c.JupyterHub.custom_scopes = scopes.CUSTOM_SCOPES
-c.JupyterHub.extra_user_scopes = {{scopes.EVERYBODY, scopes.ACCESS}}
+own_servers = f"{{scopes.OWN_SERVERS}}!user"
+c.JupyterHub.extra_user_scopes = {{scopes.EVERYBODY, scopes.ACCESS, own_servers}}
 c.Spawner.server_token_scopes = list(scopes.SERVER)
 c.JupyterHub.load_groups = {groups!r}
 c.JupyterHub.services = {services!r}
@@ -205,7 +206,10 @@ class BareHub:
     def server_token(self, user: str) -> str:
         """A token with what a user's server gets."""
         return self.token(
-            user, f"{scopes.BALANCE}!user", f"access:servers!server={user}/"
+            user,
+            f"{scopes.BALANCE}!user",
+            f"{scopes.OWN_SERVERS}!user",
+            f"access:servers!server={user}/",
         )
 
 

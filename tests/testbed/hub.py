@@ -112,12 +112,17 @@ class Deployment:
             "TORCHROOM_STATE_DIR": str(self.state_dir),
             "TORCHROOM_PORT": str(self.port),
             "COMPOSE_PROJECT_NAME": self.project,
-            "TORCHROOM_NETWORK": f"{self.project}-servers",
+            "TORCHROOM_SUBNET": self.subnet,
             "TORCHROOM_SIMULATED_GPUS": "4",
             "TORCHROOM_SIMULATION_DIR": str(self.gpu_dir),
             "TORCHROOM_ENGINE_SOCKET": str(self.proxy.path),
             **self.settings,
         }
+
+    @property
+    def subnet(self) -> str:
+        """The servers' addresses; two deployments on one engine need two."""
+        return f"10.117.{(self.port - 8000) // 10 % 16 * 16}.0/20"
 
     def make(
         self, target: str, *, answer: str = "", accept_failure: bool = False

@@ -46,6 +46,7 @@ PACKAGES = {  # program -> Debian package that brings it
     "chromium": "chromium",
     "gcc": "gcc",
     "ps": "procps",
+    "pebble": "pebble",  # Let's Encrypt's server for tests
 }
 FILES = {  # file -> Debian package that brings it
     "/usr/include/stdlib.h": "libc6-dev",
@@ -139,6 +140,7 @@ def build_images(engine: Engine) -> dict[str, str]:
     return {
         "TORCHROOM_TEST_IMAGE": by_name["pytorch"],
         "TORCHROOM_TEST_PROXY_IMAGE": by_name["proxy"],
+        "TORCHROOM_TEST_TLS_IMAGE": by_name["tls"],
     }
 
 
@@ -198,6 +200,9 @@ def main(arguments: list[str]) -> int:
             install_packages()
         with step("Python environment"):
             subprocess.run(["make", "-s", "setup"], cwd=ROOT, check=True)
+        with step("Node and its packages"):  # if not, the tests that need them say why
+            install = [str(PYTHON), "-m", "testbed.node"]
+            subprocess.run(install, cwd=HERE.parents[1], check=False)
         if no_engine or os.geteuid() != 0:
             why = "asked for" if no_engine else "starting one needs root"
             say(f"==> no engine ({why}): tests that need one are skipped")

@@ -12,6 +12,7 @@ from torchroom_welcome import gpus as gpu
 from torchroom_welcome import links as link
 from torchroom_welcome import shm as shared
 from torchroom_welcome import tokens as money
+from torchroom_welcome import warning
 from torchroom_welcome.facts import Facts, Limits, load
 from torchroom_welcome.panel import Note, Panel, bytes_text
 
@@ -174,4 +175,6 @@ def tokens() -> Panel:
     if facts.problem:
         return Panel("Tokens", notes=(Note("warn", facts.problem),))
     reading = money.meter_for(facts.tokens).read()
-    return Panel("Tokens", rows=money.rows(reading), notes=(reading.note,))
+    warnings = warning.notes(facts)
+    notes = (*warnings, reading.note)
+    return Panel("Tokens", rows=money.rows(reading), notes=notes)

@@ -16,6 +16,7 @@ import uvicorn
 from torchroom.console import settings
 from torchroom.console.app import create
 from torchroom.console.connections import PromptProtocol
+from torchroom.console.extending import Extending
 from torchroom.console.guards import Console
 from torchroom.console.housekeeping import Housekeeping
 from torchroom.console.hub import Hub
@@ -52,9 +53,15 @@ def main() -> int:
     console = Console(
         ledger=ledger,
         hub=Hub(here.hub_api_url, here.hub_token),
+        extending=Extending(ledger.fees, here.data_dir),
         now=lambda: datetime.now(UTC),
     )
-    pages = HubPages(here.hub_pages_url, here.client_id, here.prefix)
+    pages = HubPages(
+        url=here.hub_pages_url,
+        client_id=here.client_id,
+        prefix=here.prefix,
+        callback=here.callback_url,
+    )
     app = create(console, pages=pages, housekeeping=Housekeeping(console))
     server = uvicorn.Server(
         uvicorn.Config(

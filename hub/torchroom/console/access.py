@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torchroom.console.scopes import ADMIN, BALANCE, COURSE, SELF
+from torchroom.console.scopes import ADMIN, BALANCE, COURSE, OWN_SERVERS, SELF
 
 AS_SERVICE = "service "
 """Before a service's name, where it is recorded as the one who asked."""
@@ -50,6 +50,11 @@ def may_read_own_balance(who: Identity) -> bool:
 def may_act_for_self(who: Identity) -> bool:
     """Whether this is a user's own token that may read and redeem for them."""
     return who.kind == "user" and who.has(SELF, user=who.name)
+
+
+def may_extend_own_servers(who: Identity) -> bool:
+    """Whether this is a user's own token that may see and extend their servers."""
+    return who.kind == "user" and who.has(OWN_SERVERS, user=who.name)
 
 
 def may_run_course(who: Identity, course: str) -> bool:

@@ -15,6 +15,8 @@ from torchroom.console import (
     me,
     page,
     prices,
+    servers,
+    steward,
     topups,
     users,
     vouchers,
@@ -30,7 +32,8 @@ TITLE = "Torchroom tokens"
 DESCRIPTION = """Prepaid compute credit. Amounts are integers of microtokens: 1 token is
 1,000,000. Times are ISO 8601; answers give UTC. Every request that moves tokens carries
 an Idempotency-Key: sent again with the same key it changes nothing and gets the same
-answer, and another request with that key is refused."""
+answer, and another request with that key is refused. An extension of a server has a
+number instead."""
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "Something in the request cannot be used."},
@@ -68,6 +71,7 @@ def create(
             if housekeeping:
                 await housekeeping.end()
             await console.hub.close()
+            await console.extending.close()
             await console.ledger.close()
 
     api = f"{pages.prefix}api/v1"
@@ -85,8 +89,19 @@ def create(
     app.state.housekeeping = housekeeping
     answers.install(app)
     router = APIRouter(prefix=api, responses=_REFUSALS)
-    for guarded in (me, users, courses, allowances, vouchers, prices, whole):
-        router.include_router(guarded.router, responses=_GUARDED)
+    guarded = (
+        me,
+        servers,
+        users,
+        courses,
+        allowances,
+        vouchers,
+        prices,
+        whole,
+        steward,
+    )
+    for guarded_room in guarded:
+        router.include_router(guarded_room.router, responses=_GUARDED)
     for public in (topups, health):
         router.include_router(public.router)
     app.include_router(router)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator
 
 from torchroom.console import access, scopes
 from torchroom.console.access import AS_SERVICE, Identity
+from torchroom.console.extending import Extending
 from torchroom.console.hub import Hub
 from torchroom.console.refusals import NotAllowed, NotIdentified
 from torchroom.ledger.names import NAME_MAX, check_name
@@ -33,11 +34,13 @@ class Console:
     Attributes:
         ledger: The use-cases.
         hub: Who is who.
+        extending: What users are told of their servers, and more time for them.
         now: The clock; aware UTC.
     """
 
     ledger: Ledger
     hub: Hub
+    extending: Extending
     now: Callable[[], datetime]
 
 
@@ -139,6 +142,13 @@ def own_account(who: Who) -> Identity:
     return who
 
 
+def own_servers(who: Who) -> Identity:
+    """Let a user's token pass that may see and extend its user's servers."""
+    if not access.may_extend_own_servers(who):
+        raise _lacks(who, f"{scopes.OWN_SERVERS}!user", is_for_users=True)
+    return who
+
+
 def admin(who: Who) -> Identity:
     """Let a token of the tokens' admins pass."""
     if not access.is_admin(who):
@@ -163,6 +173,7 @@ def _lacks(who: Identity, scope: str, *, is_for_users: bool = False) -> NotAllow
 
 OwnBalance = Annotated[Identity, Depends(own_balance)]
 OwnAccount = Annotated[Identity, Depends(own_account)]
+OwnServers = Annotated[Identity, Depends(own_servers)]
 Admin = Annotated[Identity, Depends(admin)]
 Instructor = Annotated[Identity, Depends(instructor)]
 

@@ -23,7 +23,7 @@ Step = Callable[[datetime], Awaitable[None]]
 
 
 class Housekeeping:
-    """Lapses, expired holds, allowances, and the daily audit."""
+    """Lapses, expired holds, allowances, fees left over, and the daily audit."""
 
     def __init__(self, console: Console, *, every_s: float = EVERY_S) -> None:
         self.console = console
@@ -40,6 +40,7 @@ class Housekeeping:
             "lapse": self._lapse,
             "expire": self._expire,
             "allowances": self._allowances,
+            "extensions": self._extensions,
             "audit": self._audit,
         }
 
@@ -89,6 +90,10 @@ class Housekeeping:
     async def _allowances(self, now: datetime) -> None:
         groups = await self.console.hub.groups()
         await self.console.ledger.allowances.apply(groups, now)
+
+    async def _extensions(self, now: datetime) -> None:
+        if n := await self.console.extending.give_back_left_overs(now):
+            log.warning("gave back fees of extensions that were not taken n=%d", n)
 
     async def _audit(self, now: datetime) -> None:
         last = await self.console.ledger.last_audit()

@@ -1,5 +1,7 @@
 """The page "Your tokens": the balance, how long it lasts, and vouchers to redeem.
 
+It shows which of one's servers are about to stop, too, and takes more time for them.
+
 Plain HTML without scripts. What it shows and does is what the REST API does.
 
 Users' servers have the same origin, unless the hub gives them subdomains. Then a script
@@ -11,10 +13,11 @@ users are strangers to each other needs subdomains.
 import hmac
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import jinja2
 from fastapi import APIRouter, Request
@@ -22,16 +25,19 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 
 from torchroom.console import access, statements
 from torchroom.console.access import Identity
+from torchroom.console.extending import is_extendable, price_text
 from torchroom.console.guards import Console, check_identity, console_of
 from torchroom.console.login import LOGIN_S, SESSION_S, Attempt, Session, Sessions
-from torchroom.console.refusals import NotAllowed
+from torchroom.console.refusals import NotAllowed, StewardSilent
 from torchroom.ledger.amounts import text_of
 from torchroom.ledger.errors import LedgerError
 from torchroom.ledger.forecast import duration_text
 from torchroom.ledger.model import Kind
+from torchroom.steward.model import Notice
 
 FOLDER = Path(__file__).parent / "page"
 ENTRIES = 20
+DIGITS_MAX = 10
 SESSION, LOGIN = "torchroom-session", "torchroom-login"
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -50,11 +56,22 @@ WORDS = {
     "lapse": "Expired",
     "settle": "Server",
     "refund": "Refund",
+    "fee": "Fee",
+    "fee_back": "Fee given back",
 }
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, auto_reload=False
 )
-_TEMPLATES.filters |= {"tokens": text_of, "duration": duration_text}
+_TEMPLATES.filters |= {
+    "tokens": text_of,
+    "duration": duration_text,
+    "price": price_text,
+}
+_TEMPLATES.tests |= {"extendable": is_extendable}
+
+
+Deed = Callable[[Console, Session, Identity, dict[str, str]], Awaitable[None]]
+"""Does what a form asks for."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +82,44 @@ class HubPages:
         url: Of the hub's pages as browsers reach it, like "/hub/".
         client_id: The console's for OAuth.
         prefix: Of the console's addresses.
+        callback: Where the hub sends browsers back to.
     """
 
     url: str
     client_id: str
     prefix: str
+    callback: str
     sessions: Sessions = field(default_factory=Sessions)
 
     @property
-    def callback(self) -> str:
-        """Where the hub sends browsers back to."""
-        return f"{self.prefix}oauth_callback"
+    def is_secure(self) -> bool:
+        """Whether the hub says that browsers come by https."""
+        return self.url.startswith("https://")
+
+    @property
+    def has_own_host(self) -> bool:
+        """Whether no other page has the console's host name: the hub has subdomains."""
+        return self.callback.startswith("https://")
+
+    @property
+    def cookie_path(self) -> str:
+        """Where the console's cookies are sent."""
+        return "/" if self.has_own_host else self.prefix
+
+    def cookie_named(self, name: str) -> str:
+        """Return a cookie's full name.
+
+        On a host of its own it is one that no page of another host can plant. It must
+        be for the whole host then, so it is not for a host that servers share.
+        """
+        return f"__Host-{name}" if self.has_own_host else name
+
+    @property
+    def content_policy(self) -> str:
+        """What the page may do; its form may end at the hub, to sign in again."""
+        hub = urlsplit(self.url)
+        also = f" {hub.scheme}://{hub.netloc}" if hub.netloc else ""
+        return CONTENT_POLICY.replace("form-action 'self'", f"form-action 'self'{also}")
 
 
 def router(pages: HubPages) -> APIRouter:
@@ -97,7 +141,7 @@ def router(pages: HubPages) -> APIRouter:
     @made.get("/oauth_callback")
     async def come_back(request: Request, code: str = "", state: str = "") -> Response:
         """Begin a session for a browser that the hub sends back."""
-        attempt = Attempt.of(request.cookies.get(LOGIN, ""))
+        attempt = Attempt.of(request.cookies.get(pages.cookie_named(LOGIN), ""))
         if not code or not attempt.fits(state):
             return _sorry(pages, NotAllowed("Signing in did not work. Try it again."))
         try:
@@ -109,27 +153,20 @@ def router(pages: HubPages) -> APIRouter:
         answer = RedirectResponse(pages.prefix, 303)
         name = pages.sessions.begin(token, time.monotonic())
         _keep(answer, request, pages, name=SESSION, value=name, seconds=SESSION_S)
-        answer.delete_cookie(LOGIN, path=pages.prefix)
+        answer.delete_cookie(
+            pages.cookie_named(LOGIN), path=pages.cookie_path, secure=pages.is_secure
+        )
         return answer
 
     @made.post("/redeem")
     async def redeem(request: Request) -> Response:
         """Redeem a voucher that was typed into the page's form."""
-        console = console_of(request)
-        try:
-            session, who = await _signed_in(pages, console, request)
-            form = parse_qs((await request.body()).decode(errors="replace"))
-            sent = {name: values[0] for name, values in form.items()}
-            if session is None or who is None:
-                return RedirectResponse(pages.prefix, 303)
-            if not hmac.compare_digest(
-                session.form_key.encode(), sent.get("form_key", "").encode()
-            ):
-                raise NotAllowed("This form is not of this page. Open it again.")
-            await _redeem(console, session, who, sent)
-        except LedgerError as error:
-            return _sorry(pages, error)
-        return RedirectResponse(pages.prefix, 303)
+        return await _sent(pages, request, _redeem)
+
+    @made.post("/extend")
+    async def extend(request: Request) -> Response:
+        """Take more time for a server that is about to stop."""
+        return await _sent(pages, request, _extend)
 
     @made.get("/style.css")
     async def style() -> Response:
@@ -139,6 +176,25 @@ def router(pages: HubPages) -> APIRouter:
         )
 
     return made
+
+
+async def _sent(pages: HubPages, request: Request, do: Deed) -> Response:
+    """Do what a form of the page asks for, and show the page again."""
+    console = console_of(request)
+    try:
+        session, who = await _signed_in(pages, console, request)
+        form = parse_qs((await request.body()).decode(errors="replace"))
+        sent = {name: values[0] for name, values in form.items()}
+        if session is None or who is None:
+            return RedirectResponse(pages.prefix, 303)
+        if not hmac.compare_digest(
+            session.form_key.encode(), sent.get("form_key", "").encode()
+        ):
+            raise NotAllowed("This form is not of this page. Open it again.")
+        await do(console, session, who, sent)
+    except LedgerError as error:
+        return _sorry(pages, error)
+    return RedirectResponse(pages.prefix, 303)
 
 
 async def _signed_in(
@@ -153,7 +209,7 @@ async def _signed_in(
     """
     if request.headers.get("sec-fetch-mode", "navigate") != "navigate":
         raise NotAllowed("This page is for people. Programs use the REST API.")
-    name = request.cookies.get(SESSION, "")
+    name = request.cookies.get(pages.cookie_named(SESSION), "")
     session = pages.sessions.find(name, time.monotonic())
     if session is None:
         return None, None
@@ -188,13 +244,13 @@ def _keep(
     """Set a cookie for this page only; no script reads it, no other site posts it."""
     is_https = request.headers.get("x-forwarded-proto", "").startswith("https")
     answer.set_cookie(
-        name,
+        pages.cookie_named(name),
         value,
         max_age=seconds,
-        path=pages.prefix,
+        path=pages.cookie_path,
         httponly=True,
         samesite="lax",  # the hub's redirect back must carry it
-        secure=is_https,
+        secure=is_https or pages.is_secure,
     )
 
 
@@ -213,6 +269,35 @@ async def _redeem(
         session.is_good_news = True
 
 
+async def _extend(
+    console: Console, session: Session, who: Identity, sent: dict[str, str]
+) -> None:
+    """Take an extension, and have the outcome shown on the next page."""
+    if not access.may_extend_own_servers(who):
+        raise NotAllowed("You may not extend servers here. Ask an admin of this site.")
+    number = sent.get("extension", "")
+    # More digits than any extension has: int() would refuse thousands of them.
+    extension = int(number) if number.isdecimal() and len(number) < DIGITS_MAX else 0
+    try:
+        done = await console.extending.extend(
+            who.name, sent.get("server", ""), extension, console.now()
+        )
+    except LedgerError as error:
+        session.notice, session.is_good_news = str(error), False
+    else:
+        session.notice, session.is_good_news = done.notice.sentence, True
+
+
+async def _warnings(console: Console, who: Identity) -> Sequence[Notice]:
+    """Return what is told of a user's servers; nothing if that cannot be read."""
+    if not access.may_extend_own_servers(who):
+        return ()
+    try:
+        return await console.extending.notices(who.name)
+    except StewardSilent:
+        return ()
+
+
 async def _page(
     pages: HubPages, console: Console, session: Session, who: Identity
 ) -> Response:
@@ -228,6 +313,7 @@ async def _page(
         who=who,
         balance=balance,
         entries=history.items,
+        warnings=await _warnings(console, who),
         words=WORDS,
         notice=notice,
         is_good_news=session.is_good_news,
@@ -248,5 +334,5 @@ def _html(
         prefix=pages.prefix, hub=pages.url, **shown
     )
     return HTMLResponse(
-        text, status, headers={"Content-Security-Policy": CONTENT_POLICY}
+        text, status, headers={"Content-Security-Policy": pages.content_policy}
     )

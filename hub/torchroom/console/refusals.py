@@ -5,7 +5,9 @@ LedgerError
 ├── NotAllowed           the token lacks a scope; the text says which
 ├── TooSlow              the request did not arrive in time
 ├── TooLarge             what was sent is longer than any request needs to be
-└── HubSilent            the hub does not answer, so nobody can be identified
+├── HubSilent            the hub does not answer, so nobody can be identified
+├── NoExtension          there is no such extension of a server, or no more time for it
+└── StewardSilent        the steward's file cannot be used
 """
 
 from torchroom.ledger.errors import LedgerError
@@ -43,4 +45,18 @@ class HubSilent(LedgerError):
     """The hub does not answer, or not in a way that is understood."""
 
     code = "hub_unavailable"
+    http_status = 503
+
+
+class NoExtension(LedgerError):
+    """The server is not extended; the text says why. Nothing was taken."""
+
+    code = "no_extension"
+    http_status = 409
+
+
+class StewardSilent(LedgerError):
+    """What the steward tells cannot be read."""
+
+    code = "steward_unavailable"
     http_status = 503

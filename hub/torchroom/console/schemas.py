@@ -17,6 +17,7 @@ YEARS = range(2000, 3000)
 TYPED_MAX = 64
 ZONE_MAX = 64
 VOUCHERS_MAX = 500
+EXTENSION_MAX = 1_000_000
 TIME_EXAMPLE = "2027-01-31T12:00:00Z"
 
 
@@ -142,6 +143,14 @@ class RedeemIn(_In):
     """A voucher's code, as it was typed."""
 
     code: Annotated[str, Field(min_length=1, max_length=TYPED_MAX)]
+
+
+class ExtensionIn(_In):
+    """More time for a server."""
+
+    extension: Annotated[int, Field(strict=True, ge=1, le=EXTENSION_MAX)] = Field(
+        description="Which: `next_extension` of the server's notice."
+    )
 
 
 class PriceIn(_In):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from torchroom.console.scopes import SERVICE
@@ -27,8 +28,11 @@ class ConsoleSettings:
         host: What it listens on.
         port: See host.
         hub_pages_url: Where browsers find the hub's pages; ends with a slash.
+        callback_url: Where the hub sends browsers back to; with subdomains it has the
+            console's own host in it.
         client_id: The console's, when users sign in to its page.
         ledger: See LedgerSettings.
+        data_dir: Where the steward's file is.
     """
 
     hub_api_url: str
@@ -37,8 +41,10 @@ class ConsoleSettings:
     host: str
     port: int
     hub_pages_url: str
+    callback_url: str
     client_id: str
     ledger: LedgerSettings
+    data_dir: Path
 
 
 def read(env: Mapping[str, str]) -> ConsoleSettings:
@@ -59,8 +65,10 @@ def read(env: Mapping[str, str]) -> ConsoleSettings:
         host="127.0.0.1" if is_local else "0.0.0.0",  # noqa: S104 - see above
         port=_port(env, address.netloc),
         hub_pages_url=_hub_pages(env),
+        callback_url=_callback(env),
         client_id=env.get("JUPYTERHUB_CLIENT_ID") or f"service-{SERVICE}",
         ledger=read_ledger(env),
+        data_dir=Path(env.get("TORCHROOM_DATA_DIR", ".")),
     )
 
 
@@ -83,6 +91,12 @@ def _hub_pages(env: Mapping[str, str]) -> str:
     base = env.get("JUPYTERHUB_BASE_URL", "").strip("/")
     host = env.get("JUPYTERHUB_HOST", "").rstrip("/")
     return f"{host}/{base}/hub/" if base else f"{host}/hub/"
+
+
+def _callback(env: Mapping[str, str]) -> str:
+    prefix = _prefix(env.get("JUPYTERHUB_SERVICE_PREFIX", ""))
+    # As the hub knows it: it compares the two letter by letter.
+    return env.get("JUPYTERHUB_OAUTH_CALLBACK_URL") or f"{prefix}oauth_callback"
 
 
 def _port(env: Mapping[str, str], netloc: str) -> int:

@@ -32,11 +32,13 @@ class GpuUse:
         state: See Use.
         idle_since: Since when every reading said idle; None unless it is IDLE.
         why: One sentence.
+        n_slots: How many GPUs, or parts of GPUs, it has.
     """
 
     state: Use
     idle_since: datetime | None = None
     why: str = ""
+    n_slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Server:
         course: Which course it runs for, "" if none.
         ready_at: When it answered first.
         last_activity: As JupyterHub has it; None if there was none.
+        started_at: When the hub began to start it; JupyterHub counts its age from it.
         gpu: None for a CPU server.
         health: Of its worst device: "healthy", "draining", "quarantined", ...
         health_why: One sentence, "" if healthy.
@@ -64,6 +67,7 @@ class Server:
     course: str
     ready_at: datetime
     last_activity: datetime | None = None
+    started_at: datetime | None = None
     gpu: GpuUse | None = None
     health: str = "healthy"
     health_why: str = ""
@@ -99,11 +103,19 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """More time that a user took for a lease; the k-th one, k from 1."""
+    """More time that a user took for a lease.
+
+    Attributes:
+        k: Its number among those of the lease, from 1.
+        by: How much it added.
+        at: When it was taken.
+        until: Until then the server is kept, whatever it was extended for.
+    """
 
     k: int
     by: timedelta
     at: datetime
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +129,7 @@ class Notice:
         course: Which course it runs for, "" if none: whose tokens pay an extension.
         reason: See Reason.
         sentence: What happens and why.
-        stops_at: Aware UTC.
+        stops_at: Aware UTC; None: as soon as what runs on its GPU has ended.
         extend_by: What one extension adds; zero if it cannot be extended.
         extend_price: Microtokens of one extension.
         n_extensions_left: How many may still be taken.
@@ -131,7 +143,7 @@ class Notice:
     course: str
     reason: Reason
     sentence: str
-    stops_at: datetime
+    stops_at: datetime | None
     extend_by: timedelta
     extend_price: int
     n_extensions_left: int
@@ -153,6 +165,7 @@ class Event:
         sentence: What its user was told, or why it failed.
         is_dry_run: Nothing was done.
         evidence: What was known then, for admins.
+        id: Its number in the store, from 1, rising; None before it is kept.
     """
 
     at: datetime
@@ -164,3 +177,143 @@ class Event:
     sentence: str
     is_dry_run: bool = False
     evidence: dict[str, str] = field(default_factory=dict)
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """That a user was warned, so that no stop comes as a surprise after a restart.
+
+    Attributes:
+        lease: Which lease.
+        reason: The one that was given last.
+        since: When the first warning of this countdown was published.
+        stops_at: The time that was told last; None: as `Notice.stops_at`.
+        is_dry_run: Nobody was told, it was only noted.
+        is_past: In a dry run: it is noted that the server would have been stopped.
+    """
+
+    lease: str
+    reason: Reason
+    since: datetime
+    stops_at: datetime | None
+    is_dry_run: bool = False
+    is_past: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A stop that was decided and may be half done.
+
+    Attributes:
+        lease: Which lease.
+        user: Its owner.
+        server: "" for the default server.
+        reason: See Reason.
+        sentence: Why, for the user.
+        at: When it was decided.
+        evidence: What was known then, for admins.
+        has_failed: Whether an event says already that it did not work.
+        is_sent: Whether the hub may have been asked to stop it.
+    """
+
+    lease: str
+    user: str
+    server: str
+    reason: Reason
+    sentence: str
+    at: datetime
+    evidence: dict[str, str] = field(default_factory=dict)
+    has_failed: bool = False
+    is_sent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the steward thought of one server at its last look, for admins.
+
+    Attributes:
+        lease: Its lease.
+        user: Its owner.
+        server: "" for the default server.
+        offer: Its size.
+        course: Which course it runs for, "" if none.
+        use: What `Use` its GPU is in, "" for a CPU server.
+        why: What speaks for `use`, or why nothing can be said of this server.
+        verdict: See Verdict.
+        reason: See Reason; None if nothing is in sight.
+        stops_at: When it stops if nothing changes; None: nothing is in sight, or as
+            `Notice.stops_at`.
+        sentence: What its user is told.
+        is_dry_run: The steward does not act on it.
+        at: When.
+    """
+
+    lease: str
+    user: str
+    server: str
+    offer: str
+    course: str
+    use: str
+    why: str
+    verdict: Verdict
+    reason: Reason | None
+    stops_at: datetime | None
+    sentence: str
+    is_dry_run: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How the last look went.
+
+    Attributes:
+        at: When the last look began.
+        complete_at: When the last one began that saw everything; None: none ever did.
+        trouble: Why the last one saw nothing, "" if it saw everything.
+        n_servers: How many servers the last complete one judged.
+        is_dry_run: Whether the steward only says what it would do.
+    """
+
+    at: datetime
+    complete_at: datetime | None
+    trouble: str = ""
+    n_servers: int = 0
+    is_dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """News that one receiver has not taken yet.
+
+    Attributes:
+        id: The same at every try, so that a receiver can tell a repetition.
+        hook: Which one: "mail" or "webhook".
+        event: What it is about.
+        stops_at: For a warning, when the server stops.
+        n_tries: How often it was tried.
+        next_at: When it is tried next.
+    """
+
+    id: str
+    hook: str
+    event: Event
+    stops_at: datetime | None
+    n_tries: int
+    next_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A message to send about an event that is kept in the same transaction.
+
+    Attributes:
+        id: See Message.
+        hook: See Message.
+        stops_at: See Message.
+    """
+
+    id: str
+    hook: str
+    stops_at: datetime | None = None

@@ -1,0 +1,575 @@
+"""The class that JupyterHub asks who somebody is: at login, and again while it lasts.
+
+Two classes of oauthenticator, with what Torchroom promises on top:
+
+- Groups, courses and admins are what courses.toml makes of the provider's groups, at
+  every login and every refresh. Who is in nothing is refused.
+- An id_token is checked whenever there is one; `sub` ties it to the userinfo.
+- A name belongs to one account of the provider (`accounts`).
+- Refresh tells "not a member any more" from "cannot be known now". The first takes
+  everything away at once. The second lets the last answer count for `offline_s`, and
+  then nobody gets further without a new login.
+
+JupyterHub refreshes at a user's next request once `auth_refresh_age` is over. A running
+server makes one every five minutes (its activity), with its own token.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jupyterhub import orm, roles
+from oauthenticator.generic import GenericOAuthenticator
+from oauthenticator.github import GitHubOAuthenticator
+from oauthenticator.oauth2 import OAuthenticator
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
+from tornado.httputil import HTTPServerRequest
+from tornado.web import HTTPError
+from traitlets import Any as AnyTrait
+from traitlets import Bool, Dict, Integer, List, Unicode, default
+
+from torchroom import roles as our_roles
+from torchroom.auth import claims, refusals, tokens
+from torchroom.auth.accounts import FILE, Accounts
+from torchroom.auth.courses import Courses
+from torchroom.auth.handlers import OTHER_ACCOUNT, CallbackHandler, LoginHandler
+from torchroom.auth.pace import PACE, LoginPace
+from torchroom.strict import CheckedApi
+
+KEPT = "torchroom"
+"""Where in the auth state is what we keep."""
+ANSWER_MAX = 1_000_000
+N_REQUESTS = 64
+PENDING_AGAIN_S, PENDING_MAX_S = 1, 1800
+KEYS_AGAIN_S = 10
+"""Keys are not asked for more often, whatever tokens name."""
+
+
+class Unreachable(Exception):
+    """The provider does not answer, or not as it should: it says nothing of anybody."""
+
+
+class Expired(Exception):
+    """The provider takes a code or token no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the provider says of an account now.
+
+    Attributes:
+        subject: Which account.
+        claims: All it says.
+        groups: None: it says nothing about groups.
+        only_in_token: The groups came in the id_token alone.
+        tokens: To ask again with.
+    """
+
+    subject: str
+    claims: Mapping[str, Any]
+    groups: frozenset[str] | None
+    only_in_token: bool
+    tokens: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the last answer was; in the auth state."""
+
+    subject: str
+    groups: frozenset[str]
+    said_groups: bool
+    only_in_token: bool
+    asked_at: float
+
+    @classmethod
+    def of(cls, state: Any) -> "Kept | None":
+        """Return what an auth state has, None if it has none of ours."""
+        try:
+            row = state[KEPT]
+            return cls(
+                subject=str(row["subject"]),
+                groups=frozenset(row["groups"]),
+                said_groups=bool(row["said_groups"]),
+                only_in_token=bool(row["only_in_token"]),
+                asked_at=float(row["asked_at"]),
+            )
+        except (TypeError, KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a refresh came to.
+
+    Attributes:
+        model: What the user is now; None: nothing that can be.
+        is_removed: They are no member any more, and all was taken away.
+        needs_login: A new login would help.
+    """
+
+    model: Mapping[str, Any] | None = None
+    is_removed: bool = False
+    needs_login: bool = False
+
+
+class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
+    """Who is in a course gets in, as long as they are in it."""
+
+    login_handler = LoginHandler
+    callback_handler = CallbackHandler
+
+    data_dir = Unicode(".", config=True, help="Where accounts.sqlite is kept.")
+    courses_file = Unicode("", config=True, help="courses.toml.")
+    issuer = Unicode("", config=True, help="The provider's own name.")
+    jwks_url = Unicode("", config=True, help='Its keys; "": it is no OpenID provider.')
+    algorithms = List(Unicode(), config=True, help="How it signs id_tokens.")
+    sends_issuer = Bool(False, config=True, help="It says its name on the way back.")
+    name_claim = Unicode("", config=True, help="The claim with the name.")
+    groups_claim = Unicode("", config=True, help="The claim with the groups.")
+    subject_claim = Unicode("sub", config=True, help="The claim that never changes.")
+    required_claims = Dict(
+        config=True, help="Claims that must have one of a few values."
+    )
+    offline_s = Integer(
+        12 * 3600, config=True, help="How long an answer counts, at most."
+    )
+    timeout_s = Integer(10, config=True, help="How long it has for an answer.")
+    other_account_prompt = Unicode(
+        "login", config=True, help="Asks for another account."
+    )
+    clock = AnyTrait(time.time)
+
+    accounts = AnyTrait()
+    courses = AnyTrait()
+    pace = AnyTrait()
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._keys: dict[str, Any] = {}
+        self._keys_at = -1e9
+        self._keys_lock = asyncio.Lock()
+        self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    @default("accounts")
+    def _default_accounts(self) -> Accounts:
+        return Accounts(Path(self.data_dir) / FILE)
+
+    @default("courses")
+    def _default_courses(self) -> Courses:
+        return Courses(Path(self.courses_file) if self.courses_file else None)
+
+    @default("pace")
+    def _default_pace(self) -> LoginPace:
+        return PACE
+
+    @default("reconcile_auth_state_hook")
+    def _default_reconcile(self) -> Any:
+        return _with_refresh_token
+
+    @default("http_client")
+    def _default_http_client(self) -> AsyncHTTPClient:
+        return AsyncHTTPClient(
+            force_instance=True,
+            max_clients=N_REQUESTS,
+            max_body_size=ANSWER_MAX,
+            defaults={
+                "connect_timeout": self.timeout_s,
+                "request_timeout": self.timeout_s,
+                "follow_redirects": False,
+                "validate_cert": self.validate_server_cert,
+            },
+        )
+
+    def count_login(self, request: HTTPServerRequest) -> None:
+        """Count a step of a login.
+
+        Raises:
+            HTTPError: 429; there were too many.
+        """
+        self.pace.check_login(request)
+
+    # ---------------------------------------------------------------- login
+
+    async def authenticate(
+        self, handler: CallbackHandler, data: Any = None, **_kwargs: Any
+    ) -> dict[str, Any]:
+        """Return who came back from the provider.
+
+        Raises:
+            HTTPError: Nobody who can be trusted, or the provider is down; see
+                `refusals`.
+        """
+        again, title = handler.again, self.login_service
+        other = f"{again}?{OTHER_ACCOUNT}=1"
+        try:
+            params = self.build_access_tokens_request_params(handler, data)
+            told = await self.get_token_info(handler, params)
+            found = await self._found(told, nonce=handler.nonce)
+            bound = self.accounts.name_of(self.issuer, found.subject)
+            name = bound or claims.name_of(found.claims, self.name_claim)
+        except Unreachable as error:
+            self.log.error("A login failed: %s %s.", title, error)
+            raise refusals.unreachable(title, again) from error
+        except Expired as error:
+            self.log.warning("A login failed: %s %s.", title, error)
+            raise refusals.not_finished(title, again) from error
+        except tokens.TokenError as error:
+            self.log.error("A login failed: the id_token of %s: %s.", title, error)
+            raise refusals.untrusted(title, again) from error
+        except claims.ClaimError as error:
+            self.log.warning("A login failed: %s", error)
+            raise refusals.bad_claim(str(error), other) from error
+        return self._model(name, found)
+
+    async def check_allowed(
+        self, username: str, auth_model: Mapping[str, Any] | None
+    ) -> bool:
+        """Let members in; say to all others why not.
+
+        Raises:
+            HTTPError: They are in nothing, or the name is another account's.
+        """
+        kept = Kept.of((auth_model or {}).get("auth_state"))
+        if kept is None:
+            return False
+        other = f"{self.login_url('/hub/')}?{OTHER_ACCOUNT}=1"
+        standing = self.courses.membership.standing(username, kept.groups)
+        if not standing.is_member:
+            self.log.warning("%s logged in and is in no course.", username)
+            raise refusals.not_a_member(
+                username,
+                self.login_service,
+                said_groups=kept.said_groups,
+                url=other,
+            )
+        if not self.accounts.bind(username, self.issuer, kept.subject):
+            self.log.warning("%s logged in with another account.", username)
+            raise refusals.taken(username, self.login_service, other)
+        return True
+
+    def delete_user(self, user: Any) -> None:
+        """Let the next account have the name of a user whom an admin deleted."""
+        super().delete_user(user)
+        self.accounts.release(user.name)
+
+    # ---------------------------------------------------------------- refresh
+
+    async def refresh_user(
+        self, user: Any, handler: Any = None, **_kwargs: Any
+    ) -> dict[str, Any] | bool:
+        """Return what a user is now; False if they get no further without a login.
+
+        Requests that come at once share one answer: a refresh token can often be used
+        once only, and a second use ends the whole session at the provider.
+
+        Raises:
+            HTTPError: Somebody else does something for them, and they are no member.
+        """
+        if handler is not None and not hasattr(handler, "_token_authenticated"):
+            # JupyterHub 6.1.1 reads it of every handler once we say False, and sets it
+            # on those of its API only (handlers/base.py, refresh_auth).
+            handler._token_authenticated = False
+        task = self._running.get(user.name)
+        if task is None:
+            task = asyncio.ensure_future(self._outcome(user, handler))
+            self._running[user.name] = task
+            task.add_done_callback(lambda _: self._running.pop(user.name, None))
+        outcome = await asyncio.shield(task)
+        is_others = getattr(handler, "_jupyterhub_user", None) is not user
+        if outcome.is_removed and is_others:
+            raise refusals.removed(user.name)
+        # A page leads to the login now, which says why it ends there.
+        if outcome.model is None or (outcome.needs_login and _is_own(handler, user)):
+            return False
+        return dict(outcome.model)
+
+    async def _outcome(self, user: Any, handler: Any) -> Outcome:
+        state = await user.get_auth_state()
+        kept = Kept.of(state)
+        if kept is None:
+            return Outcome(needs_login=True)
+        try:
+            found = await self._fresh(state, kept)
+        except Unreachable as error:
+            why, needs_login = str(error), False
+        except (Expired, tokens.TokenError, claims.ClaimError) as error:
+            why, needs_login = str(error), True
+        else:
+            model = self._model(user.name, found)
+            if not self._is_member(user.name, found.groups):
+                await self._remove(user, handler, stops=found.groups is not None)
+                return Outcome(is_removed=True)
+            await user.save_auth_state(model["auth_state"])
+            return Outcome(model)
+        # courses.toml may have changed meanwhile
+        if not self._is_member(user.name, kept.groups):
+            await self._remove(user, handler, stops=True)
+            return Outcome(is_removed=True)
+        age_s = self.clock() - kept.asked_at
+        self.log.warning(
+            "What %s is could not be asked for %.0f s: %s.", user.name, age_s, why
+        )
+        if not 0 <= age_s <= self.offline_s:
+            return Outcome(needs_login=True)
+        return Outcome(self._rights(user.name, kept.groups), needs_login=needs_login)
+
+    async def _fresh(self, state: Mapping[str, Any], kept: Kept) -> Found:
+        """Ask with what there is: the access token, then the refresh token."""
+        told = dict(state.get("token_response") or {})
+        if self.userdata_url and told.get("access_token"):
+            with contextlib.suppress(Expired):
+                found = _same(await self._found(told), kept)
+                if found.groups is not None or not kept.only_in_token:
+                    return found
+        refresh_token = told.get("refresh_token")
+        if not refresh_token:
+            raise Expired("the access token is over, and there is no refresh token")
+        params = self.build_refresh_token_request_params(refresh_token)
+        renewed = await self.get_token_info(None, params)
+        told = {"refresh_token": refresh_token} | renewed
+        found = _same(await self._found(told), kept)
+        if found.groups is None and kept.only_in_token:
+            raise Expired("the groups came in the id_token, and no new one came")
+        return found
+
+    async def _remove(self, user: Any, handler: Any, *, stops: bool) -> None:
+        """Take away everything: cookies, tokens, groups, admin, and running servers.
+
+        Args:
+            user: Whom.
+            handler: Of the request that it was noticed at.
+            stops: Whether their servers are stopped. Not if the provider just sent no
+                groups: that may be its admin's mistake, and would end every training.
+        """
+        row, db = user.orm_user, user.db
+        for token in list(row.api_tokens):
+            db.delete(token)
+        db.query(orm.OAuthCode).filter_by(user_id=row.id).delete()
+        row.cookie_id = orm.new_token()
+        row.admin = False
+        user.sync_groups([])
+        roles.assign_default_roles(db, entity=row)
+        db.commit()
+        await user.save_auth_state(None)
+        self.log.warning("%s is in no course any more and lost access.", user.name)
+        if stops and handler is not None:
+            names = [name for name, s in user.spawners.items() if s.active]
+            for name in names:
+                stopping = asyncio.ensure_future(self._stop(user, name, handler))
+                self._stopping.add(stopping)
+                stopping.add_done_callback(self._stopping.discard)
+
+    async def _stop(self, user: Any, name: str, handler: Any) -> None:
+        spawner = user.spawners[name]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PENDING_MAX_S):
+                # it starts just now, or stops already; JupyterHub tells nobody when
+                while spawner.pending:  # noqa: ASYNC110
+                    await asyncio.sleep(PENDING_AGAIN_S)
+        if not spawner.active:
+            return
+        try:
+            await handler.stop_single_user(user, name)
+        except Exception:  # any spawner's; the steward tries again
+            self.log.exception("The server %s of %s did not stop.", name, user.name)
+
+    # ---------------------------------------------------------------- what somebody is
+
+    def _is_member(self, name: str, groups: frozenset[str] | None) -> bool:
+        return bool(self.courses.membership.standing(name, groups or ()).is_member)
+
+    def _rights(self, name: str, groups: frozenset[str]) -> dict[str, Any]:
+        standing = self.courses.membership.standing(name, groups)
+        return {
+            "name": name,
+            "admin": standing.is_admin,
+            "groups": our_roles.groups_of(standing),
+        }
+
+    def _model(self, name: str, found: Found) -> dict[str, Any]:
+        groups = found.groups or frozenset()
+        kept = {
+            "subject": found.subject,
+            "groups": sorted(groups),
+            "said_groups": found.groups is not None,
+            "only_in_token": found.only_in_token,
+            "asked_at": self.clock(),
+        }
+        state = {"token_response": dict(found.tokens), KEPT: kept}
+        return self._rights(name, groups) | {"auth_state": state}
+
+    # ---------------------------------------------------------------- asking
+
+    async def _found(
+        self, told: Mapping[str, Any], *, nonce: str | None = None
+    ) -> Found:
+        """Return what the provider says of the account that a token is for.
+
+        Args:
+            told: What came with the token.
+            nonce: Of this login; None at a refresh.
+
+        Raises:
+            Unreachable: It does not answer, or with nonsense.
+            Expired: The token is over.
+            TokenError: The id_token is not the account's own.
+            ClaimError: What it says cannot be used.
+        """
+        proven: dict[str, Any] = {}
+        if self.jwks_url and (nonce is not None or told.get("id_token") is not None):
+            proven = await self._proven(told.get("id_token"), nonce)
+        said: Any = {}
+        if self.userdata_url:
+            said = await self.token_to_user(told)
+            if not isinstance(said, dict):
+                raise Unreachable("answered with something that is no account")
+            if proven and said.get("sub") != proven["sub"]:
+                raise tokens.TokenError("the userinfo is another account's")
+        known = {**proven, **said}
+        required = self.required_claims
+        if (
+            nonce is None
+        ):  # some are in id_tokens alone; the account passed at its login
+            required = {name: required[name] for name in required if name in known}
+        wrong = claims.missing(known, required)
+        if wrong:
+            raise claims.ClaimError(
+                f"This hub takes no accounts like yours (its {wrong!r} is another)."
+            )
+        groups = await self._groups(known, told)
+        elsewhere = self.groups_claim and claims.find(said, self.groups_claim) is None
+        return Found(
+            subject=claims.subject_of(known, self.subject_claim),
+            claims=known,
+            groups=groups,
+            only_in_token=bool(elsewhere and proven and groups is not None),
+            tokens={
+                name: told[name]
+                for name in ("access_token", "refresh_token", "token_type", "scope")
+                if told.get(name) is not None
+            },
+        )
+
+    async def _groups(
+        self, known: Mapping[str, Any], _told: Mapping[str, Any]
+    ) -> frozenset[str] | None:
+        return claims.groups_of(known, self.groups_claim) if self.groups_claim else None
+
+    async def _proven(self, token: Any, nonce: str | None) -> dict[str, Any]:
+        """Return what an id_token says, once it is sure that it is genuine."""
+
+        def checked() -> dict[str, Any]:
+            return tokens.verified(
+                token,
+                self._keys,
+                issuer=self.issuer,
+                client_id=self.client_id,
+                algorithms=self.algorithms,
+                nonce=nonce,
+            )
+
+        if token is None:
+            raise tokens.TokenError("none came")
+        with contextlib.suppress(tokens.UnknownKey):
+            return checked()
+        async with self._keys_lock:
+            with contextlib.suppress(tokens.UnknownKey):
+                return checked()  # another login has fetched them
+            if time.monotonic() - self._keys_at > KEYS_AGAIN_S:
+                keys = await self.httpfetch(self.jwks_url, "asking for its keys")
+                self._keys_at = time.monotonic()
+                self._keys = keys if isinstance(keys, dict) else {}
+        return checked()
+
+    async def get_token_info(
+        self, handler: Any, params: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what the provider gives for a code or a refresh token.
+
+        Raises:
+            Unreachable: It does not answer, or with nonsense.
+            Expired: It takes them no more.
+        """
+        told = None
+        with contextlib.suppress(
+            HTTPError, TypeError
+        ):  # it answered with something else
+            told = await super().get_token_info(handler, params)
+        if not isinstance(told, dict) or not isinstance(told.get("access_token"), str):
+            raise Expired("gave no access token")
+        kind = told.get("token_type")
+        return told | {"token_type": kind if isinstance(kind, str) else "Bearer"}
+
+    async def httpfetch(self, url: str, *args: Any, **kwargs: Any) -> Any:
+        """Ask the provider something.
+
+        Raises:
+            Unreachable: It does not answer, or not as it should.
+            Expired: It refuses the token.
+        """
+        try:
+            return await super().httpfetch(url, *args, **kwargs)
+        except HTTPClientError as error:
+            busy = error.code in {408, 425, 429}
+            if 400 <= error.code < 500 and not busy:  # noqa: PLR2004 - HTTP's own words
+                raise Expired(f"answers {error.code}") from error
+            raise Unreachable(f"answers {error.code}") from error
+        except (OSError, ValueError, RecursionError, TypeError) as error:
+            raise Unreachable(f"does not answer as it should ({error})") from error
+
+
+def _same(found: Found, kept: Kept) -> Found:
+    """Return what was found, if it is of the account that logged in.
+
+    Raises:
+        Expired: It is another's.
+    """
+    if found.subject != kept.subject:
+        raise Expired("answered for another account")
+    return found
+
+
+def _with_refresh_token(_self: Any, model: Mapping[str, Any], before: Any) -> Any:
+    """Return the auth state to keep: some providers send a refresh token once only."""
+    state = model["auth_state"]
+    old, new = Kept.of(before), Kept.of(state)
+    if old is not None and new is not None and old.subject == new.subject:
+        token = before.get("token_response", {}).get("refresh_token")
+        told = state["token_response"]
+        if token and not told.get("refresh_token"):
+            return {**state, "token_response": {**told, "refresh_token": token}}
+    return state
+
+
+def _is_own(handler: Any, user: Any) -> bool:
+    """Whether a request is the user's own, by a cookie: it can lead to a new login."""
+    return (
+        handler is not None
+        and getattr(handler, "_jupyterhub_user", None) is user
+        and not getattr(handler, "_token_authenticated", False)
+    )
+
+
+class OidcAuthenticator(TorchroomOAuthenticator, GenericOAuthenticator):
+    """For OpenID providers: any, GitLab, Google, Microsoft, CILogon."""
+
+
+class GithubAuthenticator(TorchroomOAuthenticator, GitHubOAuthenticator):
+    """For GitHub: groups are its teams, "org:team" and "org"."""
+
+    async def _groups(
+        self, known: Mapping[str, Any], told: Mapping[str, Any]
+    ) -> frozenset[str] | None:
+        state = self.build_auth_state_dict(dict(told), dict(known))
+        model = {"name": "", "admin": None, "auth_state": state}
+        try:
+            await self.update_auth_model(model)
+        except (KeyError, AttributeError) as error:
+            raise Unreachable("answered with something unexpected") from error
+        return claims.teams_of(state.get("teams"))

@@ -1,0 +1,165 @@
+"""How often somebody may try to log in: by name, and by the address they come from.
+
+A class sits behind one address: the pace of an address is for hundreds of people.
+
+Which address that is. The hub sees its proxy; that one appends who came to it to
+X-Forwarded-For, and a TLS proxy before it does the same. Whoever asks may begin this
+header with whatever they like, so the proxies are counted from its end. X-Real-Ip and
+Forwarded are not looked at: anybody can send them, and tornado's `remote_ip`, which is
+in the hub's log, believes the first. What connects to the hub past the proxy, as users'
+servers can, is its own address if `proxies` names the proxy's; if not, it can name any.
+"""
+
+import ipaddress
+import math
+import time
+from collections.abc import Callable, Collection
+
+from gpuspawner.pacing import Limiter, Pace
+from tornado.httputil import HTTPServerRequest
+from tornado.web import HTTPError
+
+TOO_MANY_REQUESTS = 429
+NAME_MAX = 255
+WRONG_OF_NAME = Pace(10, 600)
+"""Wrong passwords for one name."""
+WRONG_OF_ADDRESS = Pace(300, 600)
+"""Wrong passwords from one address: a class of 200 that mistypes."""
+LOGINS_OF_ADDRESS = Pace(1200, 60)
+"""Steps of logins at an identity provider from one address: 200 people need 400."""
+IPV6_OF_ONE_PLACE = 64
+
+
+class LoginPace:
+    """Refuses logins that come too fast; one per hub process.
+
+    Attributes:
+        n_proxies: How many proxies stand in front of the hub, see `Public.n_proxies`.
+        proxies: Addresses of the proxy that connects to the hub; empty: whoever
+            connects is taken for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_proxies: int = 1,
+        proxies: Collection[str] = (),
+        wrong_of_name: Pace = WRONG_OF_NAME,
+        wrong_of_address: Pace = WRONG_OF_ADDRESS,
+        logins_of_address: Pace = LOGINS_OF_ADDRESS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.n_proxies = n_proxies
+        self.proxies = frozenset(proxies)
+        self._of_name = Limiter(wrong_of_name)
+        self._of_address = Limiter(wrong_of_address)
+        self._logins = Limiter(logins_of_address)
+        self._clock = clock
+
+    def check_password(self, request: HTTPServerRequest, name: str) -> None:
+        """Let a try pass, before its password is looked at.
+
+        Raises:
+            HTTPError: 429, with a sentence for who tried.
+        """
+        now = self._clock()
+        wait_s = max(
+            self._of_name.wait_s(_key(name), now),
+            self._of_address.wait_s(self.address(request), now),
+        )
+        if wait_s:
+            raise _refusal(
+                "There were too many wrong passwords for this name or from your "
+                f"network. Try again in {_minutes(wait_s)}.",
+                wait_s,
+            )
+
+    def password_failed(self, request: HTTPServerRequest, name: str) -> None:
+        """Count a wrong password."""
+        now = self._clock()
+        self._of_name.note(_key(name), now)
+        self._of_address.note(self.address(request), now)
+
+    def check_login(self, request: HTTPServerRequest) -> None:
+        """Count a step of a login at the identity provider: going there, coming back.
+
+        Raises:
+            HTTPError: 429, with a sentence; this step is not counted.
+        """
+        now, address = self._clock(), self.address(request)
+        wait_s = self._logins.wait_s(address, now)
+        if wait_s:
+            raise _refusal(
+                "Too many people log in from your network right now. Try again in "
+                f"{_minutes(wait_s)}.",
+                wait_s,
+            )
+        self._logins.note(address, now)
+
+    def address(self, request: HTTPServerRequest) -> str:
+        """Return where a request comes from, as far as our proxies saw it."""
+        peer = _peer(request)
+        if self.proxies and peer not in self.proxies:
+            return place(peer)
+        said = request.headers.get("X-Forwarded-For", "")
+        return client(peer, said, self.n_proxies)
+
+
+def client(peer: str, forwarded_for: str, n_proxies: int) -> str:
+    """Return who the outermost of our proxies saw. Pure.
+
+    Args:
+        peer: Who connects to the hub.
+        forwarded_for: The header, "" without one.
+        n_proxies: How many entries of its end our proxies wrote.
+    """
+    entries = [part.strip() for part in forwarded_for.split(",")] if n_proxies else []
+    if not n_proxies or len(entries) < n_proxies:
+        return place(peer)
+    return place(entries[-n_proxies], peer)
+
+
+def place(address: str, instead: str = "") -> str:
+    """Return an address as one place: of IPv6 the network, which one person has whole.
+
+    Args:
+        address: Maybe none: it was sent by somebody.
+        instead: What counts if it is none.
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return place(instead) if instead else "nowhere"
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    whole = ipaddress.ip_network((found.packed, IPV6_OF_ONE_PLACE), strict=False)
+    return str(whole)
+
+
+def _peer(request: HTTPServerRequest) -> str:
+    """Return who connected; `remote_ip` is what a header may have made of it."""
+    context = getattr(request.connection, "context", None)
+    address = getattr(context, "address", None)
+    return str(address[0]) if isinstance(address, tuple) and address else ""
+
+
+def _key(name: str) -> str:
+    return name.strip().lower()[:NAME_MAX]
+
+
+def _minutes(wait_s: float) -> str:
+    n_minutes = max(1, math.ceil(wait_s / 60))
+    return "a minute" if n_minutes == 1 else f"{n_minutes} minutes"
+
+
+def _refusal(sentence: str, wait_s: float) -> HTTPError:
+    error = HTTPError(TOO_MANY_REQUESTS, sentence)
+    error.jupyterhub_message = sentence  # type: ignore[attr-defined]
+    error.headers = {"Retry-After": str(math.ceil(wait_s))}  # type: ignore[attr-defined]
+    return error
+
+
+PACE = LoginPace()
+"""This hub's."""

@@ -1,0 +1,161 @@
+"""GitHub's class against a stand-in that answers as GitHub's documentation says.
+
+GitHub itself is never asked. It is no OpenID provider: no id_token, errors with status
+200, teams in pages.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from testbed.login_hub import COURSES
+from torchroom.auth import providers
+from torchroom.auth.authenticator import KEPT, GithubAuthenticator
+from torchroom.auth.refusals import Refusal
+from torchroom.auth.settings import LoginSettings
+from traitlets.config import Config
+
+TEAMS = "/api/v3/user/teams"
+
+
+def team(org: str, slug: str) -> dict[str, Any]:
+    return {"id": 1, "slug": slug, "organization": {"login": org}}
+
+
+class Github:
+    """What it answers: path -> status and JSON."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.asked: list[str] = []
+        self.rows: dict[str, tuple[int, Any]] = {
+            "/login/oauth/access_token": (
+                200,
+                {"access_token": "t", "token_type": "bearer", "scope": "read:org"},
+            ),
+            "/api/v3/user": (200, {"id": 7, "login": "Ada-L", "email": None}),
+            TEAMS: (200, [team("school", "staff")]),
+        }
+
+
+@pytest.fixture
+def github() -> Iterator[Github]:
+    """The stand-in, running."""
+    told = Github()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            told.asked.append(self.path)
+            status, body = told.rows.get(path, (404, {}))
+            self.send_response(status)
+            if path == TEAMS and isinstance(body, list) and "page=2" not in query:
+                rest = f"http://127.0.0.1:{told.port}{TEAMS}?page=2"
+                self.send_header("Link", f'<{rest}>; rel="next"')
+                body = [team("school", "ml101")] if status == 200 else body
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    told.port = server.server_address[1]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield told
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def login(github: Github, tmp_path: Path) -> GithubAuthenticator:
+    """The class as a hub has it."""
+    (tmp_path / "courses.toml").write_text(
+        COURSES.replace('"staff"', '"school:staff"').replace(
+            '"ml101-students"', '"school:ml101"'
+        )
+    )
+    settings = LoginSettings(
+        provider="github",
+        client_id="x",
+        client_secret="y",
+        url=f"http://127.0.0.1:{github.port}",
+    )
+    traits = providers.traits(
+        settings, providers.preset(settings), None, hub_url="http://127.0.0.1:8000/hub/"
+    )
+    more = {"data_dir": str(tmp_path), "courses_file": str(tmp_path / "courses.toml")}
+    return GithubAuthenticator(config=Config({"GithubAuthenticator": traits | more}))
+
+
+def handler() -> Any:
+    """A browser that came back; the state is checked elsewhere."""
+    state = "eyJjb2RlX3ZlcmlmaWVyIjogInYifQ=="  # {"code_verifier": "v"}
+    return SimpleNamespace(
+        again="/hub/oauth_login",
+        nonce="n",
+        get_argument=lambda name: name,
+        get_state_cookie=lambda: state,
+    )
+
+
+async def test_teams_of_all_pages_are_groups(login: Any, github: Github) -> None:
+    model = await login.authenticate(handler())
+    assert model["name"] == "ada-l"
+    kept = model["auth_state"][KEPT]
+    assert kept["subject"] == "7"
+    assert kept["groups"] == ["school", "school:ml101", "school:staff"]
+    assert (model["groups"], model["admin"]) == (["ml101", "hub:admins"], True)
+    assert len([path for path in github.asked if path.startswith(TEAMS)]) == 2
+    assert await login.check_allowed("ada-l", model)
+
+
+async def test_a_renamed_account_keeps_its_name(login: Any, github: Github) -> None:
+    model = await login.authenticate(handler())
+    await login.check_allowed("ada-l", model)
+    github.rows["/api/v3/user"] = (200, {"id": 7, "login": "augusta", "email": None})
+    assert (await login.authenticate(handler()))["name"] == "ada-l"
+    github.rows["/api/v3/user"] = (200, {"id": 8, "login": "ada-l", "email": None})
+    other = await login.authenticate(handler())
+    with pytest.raises(Refusal, match="belongs to another account"):
+        await login.check_allowed("ada-l", other)
+
+
+BROKEN: dict[str, tuple[str, int, Any, int]] = {
+    "an error with 200": (
+        "/login/oauth/access_token",
+        200,
+        {"error": "bad_verification_code", "error_description": "x"},
+        403,
+    ),
+    "no token": ("/login/oauth/access_token", 200, {}, 403),
+    "a token that is none": ("/login/oauth/access_token", 200, [], 403),
+    "down": ("/login/oauth/access_token", 502, {}, 503),
+    "revoked": ("/api/v3/user", 401, {}, 403),
+    "no account": ("/api/v3/user", 200, [], 503),
+    "half an account": ("/api/v3/user", 200, {"login": "ada"}, 503),
+    "no number": ("/api/v3/user", 200, {"login": "ada", "email": None}, 403),
+    "busy": (TEAMS, 429, {}, 503),
+    "teams that are none": (TEAMS, 200, {"message": "x"}, 403),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+async def test_what_goes_wrong_is_a_sentence(
+    login: Any, github: Github, broken: tuple[str, int, Any, int]
+) -> None:
+    path, status, body, refused = broken
+    github.rows[path] = (status, body)
+    with pytest.raises(Refusal) as caught:
+        await login.authenticate(handler())
+    assert caught.value.status_code == refused
+    assert caught.value.jupyterhub_message.endswith(".")

@@ -1,0 +1,232 @@
+"""What the steward keeps: over restarts, between processes, and bounded."""
+
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from steward.lab import MINUTE, NOW
+from torchroom.steward import store as stores
+from torchroom.steward.model import (
+    Claim,
+    Event,
+    Look,
+    Notice,
+    Post,
+    Reason,
+    Seen,
+    Told,
+    Verdict,
+)
+from torchroom.steward.store import FILE, Store, StoreError, TooLate
+
+NOTICE = Notice(
+    "ls_1", "alice", "lab", "cs101", Reason.IDLE, "It stops.", NOW + 10 * MINUTE,
+    30 * MINUTE, 10**6, 2, 1, NOW,
+)  # fmt: skip
+EVENT = Event(NOW, "warned", "ls_1", "alice", "lab", "idle", "It stops.",
+              evidence={"use": "idle"})  # fmt: skip
+CLAIM = Claim("ls_1", "alice", "lab", Reason.IDLE, "Stopped.", NOW, {"use": "idle"})
+TOLD = Told("ls_1", Reason.IDLE, NOW, NOW, is_dry_run=True, is_past=True)
+SEEN = Seen("ls_1", "alice", "lab", "1-gpu", "", "idle", "why", Verdict.WARN,
+            Reason.IDLE, NOW, "It stops.", is_dry_run=False, at=NOW)  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty one."""
+    return Store.open(tmp_path)
+
+
+def test_all_comes_back_as_it_was(store: Store, tmp_path: Path) -> None:
+    look = Look(NOW, NOW, "", 1, is_dry_run=True)
+    noted = [(EVENT, [Post("id", "mail", NOW)])]
+    store.keep(look, notices=[NOTICE], told=[TOLD], seen=[SEEN], noted=noted)
+    assert store.claim(CLAIM, 0)
+    store.close()
+    again = Store.open(tmp_path)
+    assert again.notice_of("alice", "lab") == NOTICE
+    assert again.notice_of("alice", "") is None
+    assert (again.notices(), again.told()) == ([NOTICE], {"ls_1": TOLD})
+    assert (again.seen(), again.look()) == ([SEEN], look)
+    assert again.claims() == {"ls_1": CLAIM}
+    assert again.events() == [replace(EVENT, id=1)]
+    (message,) = again.due(NOW)
+    assert (message.id, message.event) == ("id", replace(EVENT, id=1))
+    endless = replace(NOTICE, stops_at=None)
+    again.publish([endless])
+    assert again.notices() == [endless]
+
+
+def test_a_look_that_saw_nothing_changes_nothing_else(store: Store) -> None:
+    store.keep_trouble(NOW, "silent")
+    assert store.look() == Look(NOW, None, "silent")
+    store.keep(Look(NOW, NOW, "", 1), notices=[NOTICE], told=[], seen=[SEEN])
+    store.keep_trouble(NOW + MINUTE, "silent")
+    assert store.look() == Look(NOW + MINUTE, NOW, "silent", 1)
+    assert (store.notices(), store.seen()) == ([NOTICE], [SEEN])
+
+
+class TestExtensions:
+    """Each is taken once, and never from a server that is being stopped."""
+
+    def test_one_is_taken_once(self, store: Store, tmp_path: Path) -> None:
+        assert store.extend(NOTICE, NOW)
+        assert not Store.open(tmp_path).extend(NOTICE, NOW + MINUTE)
+        ((taken,),) = store.extensions().values()
+        assert (taken.k, taken.until) == (1, NOW + 40 * MINUTE)
+        assert store.extensions(["ls_2"]) == {}
+        assert store.extensions(["ls_1"]) == {"ls_1": [taken]}
+
+    def test_one_that_comes_late_counts_from_then(self, store: Store) -> None:
+        store.extend(NOTICE, NOW + 11 * MINUTE)
+        ((taken,),) = store.extensions().values()
+        assert taken.until == NOW + 41 * MINUTE
+
+    def test_it_is_too_late_once_the_stop_is_decided(self, store: Store) -> None:
+        assert store.claim(CLAIM, 0)
+        with pytest.raises(TooLate):
+            store.extend(NOTICE, NOW)
+        store.unclaim("ls_1")
+        assert store.extend(NOTICE, NOW)
+
+    def test_a_stop_is_not_decided_on_old_news(self, store: Store) -> None:
+        store.extend(NOTICE, NOW)
+        assert not store.claim(CLAIM, 0)
+        assert store.claim(CLAIM, 1)
+
+    @pytest.mark.parametrize("odd", [{"n_extensions_left": 0}, {"stops_at": None}])
+    def test_what_is_not_offered_cannot_be_taken(
+        self, store: Store, odd: dict[str, None]
+    ) -> None:
+        with pytest.raises(ValueError, match="no extension"):
+            store.extend(replace(NOTICE, **odd), NOW)  # type: ignore[arg-type]
+
+    def test_of_extension_and_stop_one_wins(self, tmp_path: Path) -> None:
+        """However they meet: from two processes' connections, at the same moment."""
+        first, second = Store.open(tmp_path), Store.open(tmp_path)
+        with ThreadPoolExecutor(2) as pool:
+            for i in range(50):
+                notice = replace(NOTICE, lease=f"ls_{i}")
+                claim = replace(CLAIM, lease=f"ls_{i}")
+                stops = pool.submit(first.claim, claim, 0)
+                goes_on = pool.submit(extends, second, notice)
+                assert stops.result() != goes_on.result()
+
+
+def extends(store: Store, notice: Notice) -> bool:
+    try:
+        return store.extend(notice, NOW)
+    except TooLate:
+        return False
+
+
+def test_only_the_last_events_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "EVENTS_MAX", 5)
+    for i in range(12):
+        store.note(replace(EVENT, sentence=str(i)), [Post(f"id{i}", "mail")])
+    found = [event.sentence for event in store.events()]
+    assert found == ["11", "10", "9", "8", "7"]
+    assert [m.id for m in store.due(NOW)] == ["id10", "id11", "id7", "id8", "id9"]
+    page = store.events(limit=2, before=store.events()[1].id)
+    assert [event.sentence for event in page] == ["9", "8"]
+    assert store.events(limit=-1) == []
+
+
+def test_a_failure_is_noted_once(store: Store) -> None:
+    store.claim(CLAIM, 0)
+    for _ in range(3):
+        store.mark("ls_1", failed=EVENT)
+    assert len(store.events()) == 1
+    store.mark("ls_2", is_sent=True, failed=EVENT)
+    assert len(store.events()) == 1
+
+
+def test_an_end_is_noted_once(store: Store) -> None:
+    store.claim(CLAIM, 0)
+    for _ in range(2):
+        store.unclaim("ls_1", (EVENT, [Post("id", "mail")]))
+    assert len(store.events()) == len(store.due(NOW)) == 1
+
+
+def test_messages_wait_for_their_time(store: Store) -> None:
+    assert store.next_post() is None
+    store.note(EVENT, [Post("a", "mail"), Post("b", "webhook"), Post("a", "mail")])
+    assert [message.id for message in store.due(NOW)] == ["a", "b"]
+    store.try_again("a", NOW + MINUTE)
+    store.posted("b")
+    assert store.due(NOW) == []
+    assert store.next_post() == NOW + MINUTE
+    (message,) = store.due(NOW + MINUTE)
+    assert message.n_tries == 1
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"no database at all" * 100)
+    newer = tmp_path / "newer"
+    with sqlite3.connect(newer) as db:
+        db.execute("PRAGMA user_version = 99")
+    for path, says in {
+        broken: "not a database",
+        newer: "made by a newer Torchroom",
+        tmp_path / "none" / FILE: "unable to open",
+    }.items():
+        with pytest.raises(StoreError, match=says):
+            Store(path)
+    newer.unlink()  # nothing holds it any more
+    good = Store(newer)
+    good.close()
+    with pytest.raises(StoreError, match="closed"):
+        good.notices()
+
+
+def test_those_who_make_the_file_at_once(tmp_path: Path) -> None:
+    """The console and the steward start together."""
+
+    def open_it(folder: Path) -> list[Event]:
+        return Store.open(folder).events()
+
+    with ThreadPoolExecutor(8) as pool:
+        for i in range(20):
+            folder = tmp_path / str(i)
+            folder.mkdir()
+            assert list(pool.map(open_it, [folder] * 8)) == [[]] * 8
+
+
+WRITER = """
+import sys, datetime as d
+from pathlib import Path
+from torchroom.steward.model import *
+from torchroom.steward.store import Store
+store = Store.open(Path(sys.argv[1]))
+at = d.datetime(2026, 6, 1, tzinfo=d.UTC)
+print("ready", flush=True)
+for i in range(10**9):
+    event = Event(at, "stopped", "ls_1", "alice", "", "idle", str(i))
+    store.claim(Claim("ls_1", "alice", "", Reason.IDLE, "", at), 0)
+    store.unclaim("ls_1", (event, [Post(f"id{i}", "mail")]))
+    print(i, flush=True)
+"""
+
+
+def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:
+    """Each event with its message, and none twice."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout
+    said = [writer.stdout.readline() for _ in range(40)]
+    writer.kill()
+    writer.wait()
+    store = Store.open(tmp_path)
+    events = store.events(1000)
+    assert len(events) >= int(said[-1])
+    assert [int(e.sentence) for e in events] == list(reversed(range(len(events))))
+    assert len(store.due(NOW, 1000)) == len(events)
+    assert sum(map(bool, store.claims())) <= 1
