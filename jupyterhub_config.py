@@ -7,7 +7,7 @@ from torchroom import metering, pages, public, roles, settings, strict
 from torchroom.auth import wiring
 from torchroom.console import scopes
 from torchroom.firewall import presence
-from torchroom.steward import settings as steward
+from torchroom.steward import service as steward
 
 c = get_config()  # noqa: F821 - JupyterHub provides it
 here = settings.read(os.environ)

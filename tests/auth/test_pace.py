@@ -1,6 +1,7 @@
 """Logins that come too fast are refused with a sentence; a whole class gets in."""
 
 import asyncio
+import ipaddress
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -74,11 +75,14 @@ def test_who_asks_is_who_our_proxies_saw(
 
 
 def test_a_header_that_anybody_can_send_is_not_believed() -> None:
-    """X-Real-Ip never; X-Forwarded-For only of the proxy, if its address is known."""
+    """X-Real-Ip never; X-Forwarded-For not of users' servers, if they are known."""
     assert LoginPace().address(request()) == "9.9.9.9"
-    known = LoginPace(proxies=[PROXY])
-    assert known.address(request()) == "9.9.9.9"
-    assert known.address(request(peer="10.0.0.7")) == "10.0.0.7"
+    servers = ipaddress.IPv4Network("10.117.0.0/20")
+    known = LoginPace(servers=servers, proxy="10.117.0.3")
+    for proxy in (PROXY, "10.117.0.3"):  # it has an address in each of its networks
+        assert known.address(request(peer=proxy)) == "9.9.9.9"
+    for server in ("10.117.8.7", "::ffff:10.117.8.7"):
+        assert known.address(request(peer=server)) == "10.117.8.7"
 
 
 def refused(call: Any, *arguments: Any) -> str:

@@ -45,6 +45,7 @@ ENGINE = Engine(
         Container("hub-1", "hub", health="healthy"),
         Container("t-ada", shm_bytes=4 * GIB),
     ),
+    is_network_closed=True,
 )
 HEALTHY = Machine(
     n_pci_gpus=2,
@@ -57,6 +58,7 @@ HEALTHY = Machine(
     is_engine_open=False,
     disks=(Disk("images and homes", "/var/lib/docker", 100 * GIB, 200 * GIB, 10**6),),
     is_clock_synchronised=True,
+    filters_bridges=True,
 )
 COURSES = """
 admins = ["ada"]
@@ -158,6 +160,10 @@ def bad_machines() -> Iterator[tuple[str, Machine, str, Level, str]]:
     yield "small shm", with_engine(containers=small), "shm", Level.WARN, "t-bob"
     yield "clock", replace(HEALTHY, is_clock_synchronised=False), \
         "time", Level.WARN, "synchronised"  # fmt: skip
+    yield "open bridge", replace(HEALTHY, filters_bridges=False), \
+        "isolation", Level.FAIL, "kernel"  # fmt: skip
+    yield "open network", with_engine(is_network_closed=False), \
+        "isolation", Level.FAIL, "network lets"  # fmt: skip
     dead = (Container("hub-1", "hub", state="exited"),)
     yield "hub ended", with_engine(containers=dead), "services", Level.FAIL, "exited"
     sick = (Container("hub-1", "hub", health="unhealthy"),)
@@ -238,7 +244,7 @@ def test_what_cannot_be_read_never_passes() -> None:
     passed = {f.check for f in findings if f.level is Level.OK}
     assert passed.isdisjoint(
         {"engine-tcp", "persistence", "toolkit", "cgroup", "cdi", "disk", "shm", "time",
-         "services"}
+         "services", "isolation"}
     ), passed  # fmt: skip
     silent = replace(SAFE, answer=None)
     assert deployed.check_tls(silent, NOW).level is Level.UNKNOWN

@@ -87,6 +87,25 @@ def test_only_the_loopback_address_is_bound(mine: Deployment) -> None:
         assert set(bound) <= {"127.0.0.1"}, f"{name}: {ports}"
 
 
+def test_the_doctor_finds_the_deployment_well(mine: Deployment) -> None:
+    """On the host as by hand, and inside the hub, where the gate is in between."""
+    asked = {"services", "engine", "seccomp", "login", "allow", "tls", "secrets"}
+    on_host = levels(mine.make("doctor", accept_failure=True))
+    assert {check: on_host[check] for check in asked} == dict.fromkeys(asked, "ok")
+    assert on_host["isolation"] == "ok"
+    said = mine.service("hub").exec_run(["torchroom", "doctor"]).output.decode()
+    inside = levels(said)
+    assert {check: inside[check] for check in asked - {"services"}} == dict.fromkeys(
+        asked - {"services"}, "ok"
+    ), said
+
+
+def levels(said: str) -> dict[str, str]:
+    """The doctor's checks and what it makes of them; of several the last."""
+    found = re.findall(r"^(ok|warn|FAIL|\?) +([\w-]+) ", said, re.MULTILINE)
+    return {check: level for level, check in found}
+
+
 def test_up_again_changes_nothing(mine: Deployment) -> None:
     """The second ``make up`` keeps every container as it is."""
     before = ids(mine)

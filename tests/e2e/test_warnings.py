@@ -46,7 +46,7 @@ CONFIGURATION = """
 from gpuspawner import window
 from torchroom import roles
 from torchroom.membership import Membership
-from torchroom.steward import settings as steward
+from torchroom.steward import service as steward
 c.JupyterHub.extra_handlers = window.handlers(c.JupyterHub.spawner_class)
 c.JupyterHub.services.append({{
     "name": roles.STEWARD,

@@ -28,6 +28,7 @@ from torchroom.steward.hooks import (
 )
 from torchroom.steward.mail import Mail, MailSettings, Safety, address_of, compose
 from torchroom.steward.model import Event, Message, Post
+from torchroom.steward.service import of_steward
 from torchroom.steward.store import Store
 from torchroom.steward.webhook import ID, SIGNATURE, Webhook, WebhookSettings
 from tornado import httpserver, netutil, web
@@ -421,4 +422,4 @@ def test_settings_that_cannot_be_meant(odd: dict[str, str]) -> None:
 def test_the_steward_gets_its_own_variables_only() -> None:
     env = {"TORCHROOM_SMTP_URL": "x", "TORCHROOM_LEDGER_URL": "y", "HOME": "z",
            "TORCHROOM_MAIL_FROM": ""}  # fmt: skip
-    assert settings.of_steward(env) == {"TORCHROOM_SMTP_URL": "x"}
+    assert of_steward(env) == {"TORCHROOM_SMTP_URL": "x"}

@@ -11,11 +11,11 @@ import pytest
 from testbed.bare_hub import BareHub, free_port
 from testbed.engine import wait_until
 from torchroom import cli, roles
-from torchroom.steward import settings
+from torchroom.steward import service
 from torchroom.steward.model import Look
 from torchroom.steward.store import Store
 
-RSS_MAX = 80 * 2**20
+RSS_MAX = 60 * 2**20
 ENDS_WITHIN_S = 20
 
 
@@ -26,7 +26,7 @@ def hub(tmp_path: Path) -> Iterator[BareHub]:
     found.services = [
         {
             "name": roles.STEWARD,
-            "command": settings.COMMAND,
+            "command": service.COMMAND,
             "environment": {"TORCHROOM_DATA_DIR": str(tmp_path)},
         }
     ]

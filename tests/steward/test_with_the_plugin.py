@@ -30,7 +30,7 @@ CONFIGURATION = """
 from gpuspawner import window
 from gpuspawner.spawner import GPUDockerSpawner
 from torchroom import roles
-from torchroom.steward import settings as steward
+from torchroom.steward import service as steward
 c.JupyterHub.extra_handlers = window.handlers(GPUDockerSpawner)
 c.JupyterHub.custom_scopes = window.SCOPES
 c.JupyterHub.services = [

@@ -7,13 +7,13 @@ X-Forwarded-For, and a TLS proxy before it does the same. Whoever asks may begin
 header with whatever they like, so the proxies are counted from its end. X-Real-Ip and
 Forwarded are not looked at: anybody can send them, and tornado's `remote_ip`, which is
 in the hub's log, believes the first. What connects to the hub past the proxy, as users'
-servers can, is its own address if `proxies` names the proxy's; if not, it can name any.
+servers can, is its own address if `servers` names their network; else it can name any.
 """
 
 import ipaddress
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from gpuspawner.pacing import Limiter, Pace
 from tornado.httputil import HTTPServerRequest
@@ -35,22 +35,24 @@ class LoginPace:
 
     Attributes:
         n_proxies: How many proxies stand in front of the hub, see `Public.n_proxies`.
-        proxies: Addresses of the proxy that connects to the hub; empty: whoever
-            connects is taken for it.
+        servers: The network of users' servers; None: whoever connects is taken for
+            the proxy.
+        proxy: The proxy's address in it; "" if it has none there.
     """
 
     def __init__(
         self,
         *,
         n_proxies: int = 1,
-        proxies: Collection[str] = (),
+        servers: ipaddress.IPv4Network | None = None,
+        proxy: str = "",
         wrong_of_name: Pace = WRONG_OF_NAME,
         wrong_of_address: Pace = WRONG_OF_ADDRESS,
         logins_of_address: Pace = LOGINS_OF_ADDRESS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.n_proxies = n_proxies
-        self.proxies = frozenset(proxies)
+        self.servers, self.proxy = servers, proxy
         self._of_name = Limiter(wrong_of_name)
         self._of_address = Limiter(wrong_of_address)
         self._logins = Limiter(logins_of_address)
@@ -99,10 +101,18 @@ class LoginPace:
     def address(self, request: HTTPServerRequest) -> str:
         """Return where a request comes from, as far as our proxies saw it."""
         peer = _peer(request)
-        if self.proxies and peer not in self.proxies:
+        if peer != self.proxy and self._is_server(peer):
             return place(peer)
         said = request.headers.get("X-Forwarded-For", "")
         return client(peer, said, self.n_proxies)
+
+    def _is_server(self, peer: str) -> bool:
+        try:
+            found = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        found = getattr(found, "ipv4_mapped", None) or found
+        return self.servers is not None and found in self.servers
 
 
 def client(peer: str, forwarded_for: str, n_proxies: int) -> str:

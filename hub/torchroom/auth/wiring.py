@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from traitlets.config import Config
@@ -18,6 +19,7 @@ from torchroom.auth.pace import PACE
 from torchroom.membership import Membership
 from torchroom.settings import SettingError
 
+SERVERS, PROXY = "TORCHROOM_SUBNET", "TORCHROOM_PROXY_ADDRESS"
 KEY_FILE = "auth-state-key"
 KEY_VARIABLE = "JUPYTERHUB_CRYPT_KEY"
 
@@ -50,6 +52,7 @@ def login(env: Mapping[str, str], data_dir: Path) -> Login:
     asked = settings.read(env)
     site = public.read(env)
     PACE.n_proxies = site.n_proxies
+    PACE.servers, PACE.proxy = _servers(env), env.get(PROXY, "")
     membership = Courses(asked.courses_file).membership
     if asked.is_local:
         return _local(asked, site, membership, data_dir)
@@ -60,6 +63,13 @@ def login(env: Mapping[str, str], data_dir: Path) -> Login:
             '[course.ml101] and student_groups = ["ml101"].'
         )
     return Login(_oauth(env, asked, site, data_dir), membership, ())
+
+
+def _servers(env: Mapping[str, str]) -> IPv4Network | None:
+    try:
+        return IPv4Network(env[SERVERS]) if env.get(SERVERS) else None
+    except ValueError as error:
+        raise SettingError(f"{SERVERS} is no IPv4 network: {error}.") from error
 
 
 def _local(

@@ -11,6 +11,7 @@ from torchroom.doctor.model import Container, Engine
 
 DEFAULT = "/var/run/docker.sock"
 ANSWERS_WITHIN_S = 10.0
+ICC = "com.docker.network.bridge.enable_icc"
 
 
 class EngineSilent(Exception):
@@ -56,7 +57,20 @@ def read_engine(env: Mapping[str, str]) -> Engine:
         security=tuple(map(str, info.get("SecurityOptions") or ())),
         warnings=tuple(map(str, info.get("Warnings") or ())),
         containers=_containers(path, env),
+        is_network_closed=_is_network_closed(path, env),
     )
+
+
+def _is_network_closed(path: str, env: Mapping[str, str]) -> bool | None:
+    project = env.get("COMPOSE_PROJECT_NAME") or "torchroom"
+    labels = [f"com.docker.compose.project={project}"]
+    labels.append("com.docker.compose.network=servers")
+    try:
+        found = _get(path, f"/networks?filters={quote(json.dumps({'label': labels}))}")
+        options = [network["Options"] or {} for network in found]
+    except (EngineSilent, KeyError, TypeError):
+        return None
+    return all(o.get(ICC) == "false" for o in options) if options else None
 
 
 def _containers(path: str, env: Mapping[str, str]) -> tuple[Container, ...] | None:

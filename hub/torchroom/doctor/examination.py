@@ -33,6 +33,7 @@ def examine(
         machines.check_shm(machine),
         machines.check_clock(machine),
         *machines.check_services(machine),
+        machines.check_isolation(machine),
         deployed.check_login(deployment),
         *deployed.check_allowed(deployment),
         deployed.check_tls(deployment, now),

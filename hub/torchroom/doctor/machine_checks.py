@@ -128,6 +128,29 @@ def check_clock(machine: Machine) -> Finding:
     return ok(name, "The clock is synchronised.")
 
 
+def check_isolation(machine: Machine) -> Finding:
+    """Look whether the machine keeps servers from reaching each other."""
+    name, engine = "isolation", machine.engine
+    if machine.filters_bridges is False:
+        return fail(
+            name,
+            "The kernel does not filter what stays inside a bridge: servers reach each "
+            "other.",
+            "sysctl net.bridge.bridge-nf-call-iptables=1 (and keep it, /etc/sysctl.d).",
+        )
+    if engine and engine.is_network_closed is False:
+        return fail(
+            name,
+            "The servers' network lets servers reach each other.",
+            "make down, then make up: it gets its present shape.",
+        )
+    if engine is None or engine.is_network_closed is None:
+        return unknown(
+            name, "There is no servers' network to look at.", "Run it after `make up`."
+        )
+    return ok(name, "The servers' network is closed; the firewall opens what it must.")
+
+
 def check_services(machine: Machine) -> list[Finding]:
     """Look whether all of the deployment runs and is healthy."""
     name, engine = "services", machine.engine

@@ -111,6 +111,8 @@ class Engine:
         security: Like ("name=seccomp,profile=builtin",).
         warnings: Its own.
         containers: Of this deployment; None if they could not be listed.
+        is_network_closed: Whether the servers' network lets none reach another by
+            itself; None if there is none, or it could not be looked at.
     """
 
     version: str
@@ -122,6 +124,7 @@ class Engine:
     security: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     containers: tuple[Container, ...] | None = None
+    is_network_closed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ class Machine:
         is_engine_open: Whether it also listens on TCP without TLS.
         disks: See Disk.
         is_clock_synchronised: By the kernel's own word.
+        filters_bridges: Whether the kernel filters what stays inside a bridge.
     """
 
     is_container: bool = False
@@ -155,6 +159,7 @@ class Machine:
     is_engine_open: bool | None = None
     disks: tuple[Disk, ...] = ()
     is_clock_synchronised: bool | None = None
+    filters_bridges: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ NVIDIA, DISPLAY = "0x10de", ("0x0300", "0x0302")  # PCI vendor; VGA and 3D contr
 CDI_DIRS = ("etc/cdi", "var/run/cdi")
 TOOLKIT_CONFIG = "etc/nvidia-container-runtime/config.toml"
 ACCEPTS_ENV = "accept-nvidia-visible-devices-envvar-when-unprivileged"
+BRIDGE_FILTER = "proc/sys/net/bridge/bridge-nf-call-iptables"
 PORT_OPEN, LISTENS = "0947", "0A"  # 2375 and TCP_LISTEN as /proc/net/tcp writes them
 UNSYNCHRONISED = 5  # adjtimex(2): TIME_ERROR
 TIMEX_BYTES = 512  # more than any struct timex
@@ -52,6 +53,7 @@ def read_machine(
         is_engine_open=None if is_container else _is_engine_open(root),
         disks=_disks(env, engine, is_container=is_container),
         is_clock_synchronised=_is_clock_synchronised(),
+        filters_bridges=_filters_bridges(root / BRIDGE_FILTER),
     )
 
 
@@ -148,6 +150,11 @@ def _is_engine_open(root: Path) -> bool | None:
         return None
     rows = [line.split() for table in tables for line in table.splitlines()[1:]]
     return any(row[1].endswith(f":{PORT_OPEN}") and row[3] == LISTENS for row in rows)
+
+
+def _filters_bridges(setting: Path) -> bool | None:
+    said = _text(setting)
+    return said == "1" if said else None  # the engine loads what has this setting
 
 
 def _disks(

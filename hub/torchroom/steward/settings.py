@@ -1,6 +1,5 @@
 """What the steward is told by the hub that starts it, and by its own environment."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,23 +9,10 @@ from torchroom.settings import PORT_MAX, SECRET_LENGTH_MIN, SettingError
 from torchroom.steward import reading
 from torchroom.steward.mail import MailSettings, Safety, is_address
 from torchroom.steward.rules import Policy
+from torchroom.steward.service import COMMAND, of_steward  # noqa: F401
 from torchroom.steward.webhook import WebhookSettings
 
-COMMAND = [sys.executable, "-m", "torchroom.steward"]
-"""Of the hub's service; see `of_steward`."""
 EXAMPLE = Path(__file__).with_name("policy.example.toml")
-VARIABLES = (
-    "TORCHROOM_DATA_DIR",
-    "TORCHROOM_STEWARD_POLICY",
-    "TORCHROOM_STEWARD_DRY_RUN",
-    "TORCHROOM_SMTP_URL",
-    "TORCHROOM_SMTP_CA_FILE",
-    "TORCHROOM_MAIL_FROM",
-    "TORCHROOM_MAIL_DOMAIN",
-    "TORCHROOM_WEBHOOK_URL",
-    "TORCHROOM_WEBHOOK_SECRET_FILE",
-)
-"""What the steward needs of the hub's environment; it inherits nothing else."""
 
 _SCHEMES = {
     "smtps": (Safety.TLS, 465),
@@ -54,11 +40,6 @@ class StewardSettings:
     policy: Policy
     mail: MailSettings | None
     webhook: WebhookSettings | None
-
-
-def of_steward(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what of the environment the steward gets."""
-    return {name: env[name] for name in VARIABLES if env.get(name)}
 
 
 def read(env: Mapping[str, str]) -> StewardSettings:
