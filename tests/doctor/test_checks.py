@@ -59,6 +59,7 @@ HEALTHY = Machine(
     disks=(Disk("images and homes", "/var/lib/docker", 100 * GIB, 200 * GIB, 10**6),),
     is_clock_synchronised=True,
     filters_bridges=True,
+    namesake="",
 )
 COURSES = """
 admins = ["ada"]
@@ -164,6 +165,8 @@ def bad_machines() -> Iterator[tuple[str, Machine, str, Level, str]]:
         "isolation", Level.FAIL, "kernel"  # fmt: skip
     yield "open network", with_engine(is_network_closed=False), \
         "isolation", Level.FAIL, "network lets"  # fmt: skip
+    yield "namesake", replace(HEALTHY, namesake="ada"), \
+        "hub-user", Level.WARN, "ada"  # fmt: skip
     dead = (Container("hub-1", "hub", state="exited"),)
     yield "hub ended", with_engine(containers=dead), "services", Level.FAIL, "exited"
     sick = (Container("hub-1", "hub", health="unhealthy"),)
@@ -244,7 +247,7 @@ def test_what_cannot_be_read_never_passes() -> None:
     passed = {f.check for f in findings if f.level is Level.OK}
     assert passed.isdisjoint(
         {"engine-tcp", "persistence", "toolkit", "cgroup", "cdi", "disk", "shm", "time",
-         "services", "isolation"}
+         "services", "isolation", "hub-user"}
     ), passed  # fmt: skip
     silent = replace(SAFE, answer=None)
     assert deployed.check_tls(silent, NOW).level is Level.UNKNOWN

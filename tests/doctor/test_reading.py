@@ -120,6 +120,16 @@ def test_inside_a_container_the_host_is_unknown(programs: Path, tmp_path: Path) 
     assert read_machine({}, tmp_path, is_host=True).cdi == ()
 
 
+def test_who_has_the_hubs_user_number_is_named(programs: Path, tmp_path: Path) -> None:
+    assert read_machine({}, tmp_path).namesake is None
+    passwd = tmp_path / "etc/passwd"
+    passwd.parent.mkdir()
+    passwd.write_text("root:x:0:0::/root:/bin/sh\n")
+    assert read_machine({}, tmp_path).namesake == ""
+    passwd.write_text("root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n")
+    assert read_machine({}, tmp_path).namesake == "ada"
+
+
 def test_an_engine_on_tcp_is_seen(programs: Path, tmp_path: Path) -> None:
     table = tmp_path / "proc/net/tcp"
     table.parent.mkdir(parents=True)

@@ -34,6 +34,7 @@ def examine(
         machines.check_clock(machine),
         *machines.check_services(machine),
         machines.check_isolation(machine),
+        machines.check_namesake(machine),
         deployed.check_login(deployment),
         *deployed.check_allowed(deployment),
         deployed.check_tls(deployment, now),

@@ -151,6 +151,26 @@ def check_isolation(machine: Machine) -> Finding:
     return ok(name, "The servers' network is closed; the firewall opens what it must.")
 
 
+def check_namesake(machine: Machine) -> Finding:
+    """Look whether a hub that was taken over could act as a person of the host.
+
+    It sees the host's processes, so those of its own user number are open to it.
+    """
+    name, engine = "hub-user", machine.engine
+    if engine and any("name=apparmor" in entry for entry in engine.security):
+        return ok(name, "AppArmor keeps the hub away from the host's processes.")
+    if machine.namesake is None:
+        return unknown(name, "The host's users cannot be seen here.", ON_HOST)
+    if machine.namesake:
+        return warn(
+            name,
+            f"The hub has the user number of {machine.namesake}, and no AppArmor keeps "
+            "it from that person's processes.",
+            "Install AppArmor, or let nobody with number 1000 work on this machine.",
+        )
+    return ok(name, "Nobody on the host has the hub's user number.")
+
+
 def check_services(machine: Machine) -> list[Finding]:
     """Look whether all of the deployment runs and is healthy."""
     name, engine = "services", machine.engine

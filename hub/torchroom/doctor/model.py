@@ -145,6 +145,7 @@ class Machine:
         disks: See Disk.
         is_clock_synchronised: By the kernel's own word.
         filters_bridges: Whether the kernel filters what stays inside a bridge.
+        namesake: Who on the host has the hub's user number; "" if nobody has.
     """
 
     is_container: bool = False
@@ -160,6 +161,7 @@ class Machine:
     disks: tuple[Disk, ...] = ()
     is_clock_synchronised: bool | None = None
     filters_bridges: bool | None = None
+    namesake: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ NVIDIA, DISPLAY = "0x10de", ("0x0300", "0x0302")  # PCI vendor; VGA and 3D contr
 CDI_DIRS = ("etc/cdi", "var/run/cdi")
 TOOLKIT_CONFIG = "etc/nvidia-container-runtime/config.toml"
 ACCEPTS_ENV = "accept-nvidia-visible-devices-envvar-when-unprivileged"
+UID, HUB_UID = 2, "1000"  # field of passwd(5); the hub's user in its image
 BRIDGE_FILTER = "proc/sys/net/bridge/bridge-nf-call-iptables"
 PORT_OPEN, LISTENS = "0947", "0A"  # 2375 and TCP_LISTEN as /proc/net/tcp writes them
 UNSYNCHRONISED = 5  # adjtimex(2): TIME_ERROR
@@ -54,6 +55,7 @@ def read_machine(
         disks=_disks(env, engine, is_container=is_container),
         is_clock_synchronised=_is_clock_synchronised(),
         filters_bridges=_filters_bridges(root / BRIDGE_FILTER),
+        namesake=None if is_container else _namesake(root / "etc/passwd"),
     )
 
 
@@ -150,6 +152,12 @@ def _is_engine_open(root: Path) -> bool | None:
         return None
     rows = [line.split() for table in tables for line in table.splitlines()[1:]]
     return any(row[1].endswith(f":{PORT_OPEN}") and row[3] == LISTENS for row in rows)
+
+
+def _namesake(passwd: Path) -> str | None:
+    rows = [line.split(":") for line in _text(passwd).splitlines()]
+    names = [row[0] for row in rows if len(row) > UID and row[UID] == HUB_UID]
+    return (names[0] if names else "") if rows else None
 
 
 def _filters_bridges(setting: Path) -> bool | None:
