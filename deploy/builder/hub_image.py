@@ -41,7 +41,7 @@ def _recipe(target: str, origin: str, *, fresh: bool) -> bake.Recipe:
 
 
 def _proxy() -> dict[str, Path]:
-    files = ("package.json", "package-lock.json", "requirements.lock")
+    files = ("package.json", "package-lock.json", "requirements.lock", "server.mjs")
     places = {f"hub/proxy/{name}": ROOT / "hub" / "proxy" / name for name in files}
     return {"Dockerfile": ROOT / "hub" / "Dockerfile", **places}
 

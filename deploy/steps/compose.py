@@ -60,7 +60,9 @@ def write_variables(settings: Settings, values: Mapping[str, str]) -> None:
         "TORCHROOM_NETWORK": settings.network,
         "TORCHROOM_SIMULATED_GPUS": str(settings.simulated),
     }
-    lines = [f"{name}={_quoted(value)}" for name, value in sorted(everything.items())]
+    lines = [
+        f"{name}={_quoted(name, value)}" for name, value in sorted(everything.items())
+    ]
     state_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
     part = _file().with_suffix(".part")
     part.unlink(missing_ok=True)
@@ -169,8 +171,20 @@ def _usable(command: list[str]) -> bool:
     return found is not None and int(found[1]) >= _LEAST
 
 
-def _quoted(value: str) -> str:
-    return value if re.fullmatch(r"[\w./:@%+,=-]*", value) else f"'{value}'"
+def _quoted(name: str, value: str) -> str:
+    """Return a value as Compose and we read it back.
+
+    Raises:
+        Failure: Compose's versions differ in how they would read it.
+    """
+    if re.fullmatch(r"[\w./:@%+,=-]*", value):
+        return value
+    if "'" in value or value.endswith("\\") or value.splitlines() != [value]:
+        raise Failure(
+            f"{name} has an apostrophe or a line end in it, or a backslash at its end",
+            "choose a value without; in a URL write an apostrophe as %27.",
+        )
+    return f"'{value}'"
 
 
 def _file() -> Path:

@@ -31,7 +31,6 @@ STEWARD = "steward"
 OF_STEWARD = (
     "list:users",
     "read:users:activity",
-    "read:users:groups",
     "read:servers",
     "delete:servers",
     "custom:gpus:read",

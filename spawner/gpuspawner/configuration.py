@@ -169,7 +169,11 @@ class ConfiguredSpawner(DockerSpawner):
     ).tag(config=True)
 
     sample_interval = Float(
-        10.0, min=1.0, help="Seconds between two readings of all GPUs."
+        10.0,
+        min=1.0,
+        help="""Seconds between two readings of all GPUs. The driver remembers fifteen
+        seconds of what their SMs did: from there on only a server whose GPUs draw as
+        little as unused ones can be seen to be idle for long.""",
     ).tag(config=True)
 
     clean_within = Float(
@@ -182,8 +186,8 @@ class ConfiguredSpawner(DockerSpawner):
 
     state_dir = Unicode(
         ".",
-        help="""Folder of the hub where the queue, the health of the GPUs and what the
-        meter must still learn are kept over a restart.""",
+        help="""Folder of the hub where the queue, the health of the GPUs, what they
+        draw unused and what the meter must still learn are kept over a restart.""",
     ).tag(config=True)
 
     check_devices = Bool(

@@ -8,7 +8,9 @@ from typing import Any, Self
 from gpuspawner.exits import Exit
 from gpuspawner.model import LeaseEnd
 
-COUNTS_FOR_S = 120.0  # that a stop may come after its reason was told
+# That JupyterHub may call `stop` after a reason was told. How long the stop itself then
+# takes does not matter.
+COUNTS_FOR_S = 30.0
 
 
 @dataclass

@@ -25,7 +25,7 @@ from gpuspawner.errors import (
 )
 from gpuspawner.exits import Exit
 from gpuspawner.health import HealthBook
-from gpuspawner.idleness import thresholds_for
+from gpuspawner.idleness import read_idle_w, thresholds_for
 from gpuspawner.keeping import Keeper
 from gpuspawner.metering import Metering
 from gpuspawner.model import Container, Device, LeaseState, Offer, Terms
@@ -137,6 +137,9 @@ class Host:
         self._notices_file = Keeper(
             policy.state_dir / "gpuspawner-notices.json", self._notices_state, log
         )
+        self._power_file = Keeper(
+            policy.state_dir / "gpuspawner-idle-power.json", self._power_state, log
+        )
         self._notices = Notices()
         self.book = self._load()
         self.room = WaitingRoom(self.pool, policy.queue_timeout_s, self._keep_queue)
@@ -150,6 +153,7 @@ class Host:
             tell=self.tell,
             clean_within=timedelta(seconds=policy.clean_within_s),
             thresholds=thresholds_for(policy.sample_every_s),
+            idle_w=self._load_power(),
             log=log,
         )
         self.metering = Metering(
@@ -193,6 +197,16 @@ class Host:
 
     def _notices_state(self) -> Mapping[str, object]:
         return self._notices.to_json()
+
+    def _power_state(self) -> Mapping[str, object]:
+        return {"idle_w": dict(self.rounds.observed.idle_w)}
+
+    def _load_power(self) -> Mapping[str, float]:
+        try:
+            return read_idle_w(self._power_file.load())
+        except ValueError as error:
+            self.log.error("starting without what GPUs draw unused: %s", error)
+            return {}
 
     def _load(self) -> HealthBook:
         kept, now = self._queue_file.load(), datetime.now(UTC)
@@ -278,6 +292,7 @@ class Host:
                 await self.rounds.once()
         self.room.serve()
         self._health_file.changed()
+        self._power_file.changed()
 
     async def reconcile(self) -> None:
         """Bring containers and leases to agree.

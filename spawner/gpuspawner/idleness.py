@@ -7,12 +7,15 @@ something else or nothing, a device that is lost, a restart of the hub, a step o
 clock. A reading that failed only leaves a gap in it, if the gap is short and the energy
 counter, which runs on, shows that nothing happened.
 
-Nothing is ended here: the steward decides. `observe` is a pure function.
+Nothing is ended here: the steward decides. Of a server that nobody can judge for hours
+admins are told. `observe` is a pure function.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from gpuspawner.cgroups import ProcessIdentity
 from gpuspawner.model import LeaseState, Slot
@@ -20,7 +23,7 @@ from gpuspawner.sample import Sweep
 from gpuspawner.signals import Found, Mark, Signals, Thresholds, Use
 from gpuspawner.watchdog import Server
 
-SEAMLESS_INTERVALS, LONGEST_INTERVALS = 2, 3
+LONGEST_INTERVALS = 3
 THRESHOLDS = Thresholds()
 NOT_YET = "It has not been read since its server started."
 NOT_LATELY = "It has not been read for a while."
@@ -29,16 +32,33 @@ CONTRADICTION = (
     "Its readings contradict each other, so it is not taken for idle. One of them is "
     "wrong; restarting the driver may help."
 )
+UNDECIDED = (
+    "Nobody can tell for two hours whether it computes, so it is not taken for idle. "
+    "Look at what runs there. If such servers shall end, set max_age_hours and "
+    "max_age_stops_busy in the steward's policy."
+)
 
 
 def thresholds_for(interval_s: float) -> Thresholds:
     """Return the thresholds where GPUs are read every so many seconds."""
-    interval = timedelta(seconds=interval_s)
-    return replace(
-        THRESHOLDS,
-        seamless=max(THRESHOLDS.seamless, SEAMLESS_INTERVALS * interval),
-        longest=max(THRESHOLDS.longest, LONGEST_INTERVALS * interval),
+    longest = LONGEST_INTERVALS * timedelta(seconds=interval_s)
+    return replace(THRESHOLDS, longest=max(THRESHOLDS.longest, longest))
+
+
+def read_idle_w(kept: Mapping[str, Any]) -> dict[str, float]:
+    """Return what GPUs draw unused, kept as {"idle_w": {uuid: watts}}.
+
+    Raises:
+        ValueError: The value is not of this kind.
+    """
+    found = kept.get("idle_w", {})
+    is_known = isinstance(found, dict) and all(
+        type(watts) in {int, float} and math.isfinite(watts) and watts > 0
+        for watts in found.values()
     )
+    if not is_known:
+        raise ValueError("this is not the idle power of GPUs")
+    return {str(uuid): float(watts) for uuid, watts in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +113,23 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """How long nobody can tell whether a lease's GPUs compute.
+
+    Attributes:
+        at: When it was last read.
+        since: No reading since then said that it computes, by more than the CPU time
+            of a MIG instance's programs; nor was it idle for as long as contradictions
+            may last.
+    """
+
+    at: datetime
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
-    """What is known after a reading. Kept in memory only: a new hub begins anew.
+    """What is known after a reading. A new hub begins anew, but for `idle_w`.
 
     Attributes:
         at: Of the last reading, also of one that failed; None before the first.
@@ -103,6 +138,7 @@ class Observed:
         idle_w: UUID of a device -> the least mean watts it drew while nobody held it.
         marks: See Signals.
         records: Lease id and slot id -> what is remembered.
+        doubts: Lease id -> since when nobody can judge it.
         alarmed: Ids of leases that an alarm was about.
     """
 
@@ -112,6 +148,7 @@ class Observed:
     idle_w: Mapping[str, float] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
     records: Mapping[tuple[str, str], Record] = field(default_factory=dict)
+    doubts: Mapping[str, Doubt] = field(default_factory=dict)
     alarmed: frozenset[str] = frozenset()
 
     def of(
@@ -135,6 +172,7 @@ def observe(
     *,
     now: datetime,
     held: Set[str] = frozenset(),
+    is_hosts: bool = True,
     thresholds: Thresholds = THRESHOLDS,
 ) -> Observed:
     """Return what is known after a reading of the whole machine.
@@ -147,6 +185,7 @@ def observe(
         cpu_s: See Signals.
         now: Aware UTC.
         held: See Signals; of other devices idle power is learnt.
+        is_hosts: See Signals.
         thresholds: See Thresholds.
     """
     running = [
@@ -170,8 +209,10 @@ def observe(
         held=held,
         marks=before.marks,
         idle_w=before.idle_w,
+        is_hosts=is_hosts,
         thresholds=thresholds,
     )
+    doubts: dict[str, Doubt] = {}
     uses: dict[str, LeaseUse] = {}
     records: dict[tuple[str, str], Record] = {}
     alarms: dict[str, str] = {}
@@ -189,7 +230,15 @@ def observe(
             if since is not None and now - since >= thresholds.contradiction:
                 text = f"{slot} of the server of {lease.owner}: {found.why}"
                 alarms.setdefault(lease.id, f"{text} {CONTRADICTION}")
-        uses[lease.id] = _together(rows, before.uses.get(lease.id), now)
+        use = uses[lease.id] = _together(rows, before.uses.get(lease.id), now)
+        founds = [found for _, found, _ in rows]
+        doubt = _doubt(use, founds, before.doubts.get(lease.id), now, thresholds)
+        if doubt:
+            doubts[lease.id] = doubt
+            if use.state is not Use.IDLE and now - doubt.since >= thresholds.undecided:
+                slot, found = next((s, f) for s, f, _ in rows if f.state is use.state)
+                text = f"{slot} of the server of {lease.owner}: {found.why}"
+                alarms.setdefault(lease.id, f"{text} {UNDECIDED}")
     new = alarms.keys() - before.alarmed
     return Observed(
         at=now,
@@ -198,13 +247,14 @@ def observe(
         idle_w=signals.idle_w,
         marks=signals.marks,
         records=records,
+        doubts=doubts,
         alarmed=frozenset((before.alarmed & ids) | new),
     )
 
 
 def _goes_on(found: Found, gap: timedelta, thresholds: Thresholds) -> bool:
     """Return whether nothing can have happened unseen since the reading before."""
-    longest = thresholds.longest if found.is_low else thresholds.seamless
+    longest = thresholds.longest if found.is_unused else thresholds.seamless
     return timedelta(0) <= gap <= longest
 
 
@@ -222,6 +272,24 @@ def _remember(found: Found, before: Record | None, now: datetime) -> Record:
     if found.contradicts:
         contradicts_since = (before and before.contradicts_since) or now
     return Record(now, idle_since, contradicts_since)
+
+
+def _doubt(
+    use: LeaseUse,
+    founds: Iterable[Found],
+    before: Doubt | None,
+    now: datetime,
+    thresholds: Thresholds,
+) -> Doubt | None:
+    """Return how long nobody can judge a lease; None if somebody can."""
+    if before and not timedelta(0) <= now - before.at <= thresholds.longest:
+        before = None
+    if any(found.state is Use.BUSY and not found.is_guess for found in founds):
+        return None
+    if use.idle_since is not None:
+        is_long = now - use.idle_since > thresholds.contradiction
+        return None if is_long or before is None else replace(before, at=now)
+    return Doubt(now, before.since if before else now)
 
 
 def _together(

@@ -258,15 +258,17 @@ class Metering:
         self._seen[lease_id] = at
         self._look_in(FIRST_LOOK_S)
 
-    def decide(self, lease_id: str, why: Exit) -> None:
+    def decide(self, lease_id: str, why: Exit) -> Exit:
         """Note why a lease must end, before its container is touched.
 
         The first reason stays, but for NOT_STARTED: whoever says that knows that its
-        user never had the server.
+        user never had the server. Returns the reason that counts.
         """
-        if lease_id:
-            self._endings.decide(lease_id, why, overrules=why == exits.NOT_STARTED)
-            self._file.changed()
+        if not lease_id:
+            return why
+        self._endings.decide(lease_id, why, overrules=why == exits.NOT_STARTED)
+        self._file.changed()
+        return self._endings.why[lease_id]
 
     def reconsider(self, lease_id: str) -> None:
         """Drop why a lease must end: its server goes on.

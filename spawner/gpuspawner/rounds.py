@@ -75,6 +75,7 @@ class Rounds:
         tell: Leaves a message for a lease's user.
         clean_within: How long a returned slot may take to become clean.
         thresholds: From where on a GPU counts as busy.
+        idle_w: What GPUs draw unused, as learnt before; see Observed.
         log: The hub's.
 
     Attributes:
@@ -96,11 +97,12 @@ class Rounds:
         tell: Callable[[str, str], None],
         clean_within: timedelta = handover.LIMIT,
         thresholds: Thresholds = idleness.THRESHOLDS,
+        idle_w: Mapping[str, float] | None = None,
         log: Log,
     ) -> None:
         self.last: Sweep | None = None
         self.took_s = 0.0
-        self.observed = Observed()
+        self.observed = Observed(idle_w=idle_w or {})
         self.alarms: list[tuple[datetime, str]] = []
         self._probe, self._engine, self._pool, self._book = probe, engine, pool, book
         self._placing, self._evict, self._tell, self._log = placing, evict, tell, log
@@ -366,6 +368,7 @@ class Rounds:
             cpu_s,
             now=now,
             held=self._held() | self._pool.foreign.keys(),
+            is_hosts=self._processes.is_hosts,
             thresholds=self._thresholds,
         )
         for text in self.observed.alarms:

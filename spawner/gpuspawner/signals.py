@@ -11,16 +11,18 @@ its user has in memory, so every doubt is UNKNOWN. The signals:
 - the CPU time of these programs (kernel): without any, nobody launches kernels.
 
 On a device that a lease has for itself the first four must be known, and none may say
-busy. Power has three levels: as low as without a server; so high that the device
-computes; and between them, where many cards stay while a program merely holds a CUDA
-context. There, nobody may be on it, or those who are must not use the CPU. A share is
-judged by its own programs: a device that others keep busy says nothing against it. With
-MIG there is neither utilisation nor SM use: programs that hold an instance must not use
-the CPU, and an instance without any must hold no memory.
+busy. Power has four levels: as if nothing were on it; as low as without a server; so
+high that the device computes; and between, where many cards stay while a program merely
+holds a CUDA context. There, nobody may be on it, or those who are must not use the CPU.
+Programs that use much CPU may be a training that is held up by it: then not one kernel
+may have run, and as that may be a reading that is stuck, power must be lowest. A share
+is judged by its own programs: a device that others keep busy says nothing against it.
+With MIG there is neither utilisation nor SM use: programs that hold an instance must
+not use the CPU, and an instance without any must hold no memory.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -31,6 +33,11 @@ from gpuspawner.sample import GpuProcess, Sample, Sweep
 from gpuspawner.watchdog import Server
 
 NOT_TWICE = "It was not read for long enough yet."
+STANDS_STILL = "Its energy counter stands still."
+UNSEEN = (
+    "The hub cannot see the host's processes, so it does not know which programs are "
+    "on it: run it with pid: host."
+)
 Key = tuple[int, int]  # a process: PID and start time
 
 
@@ -53,6 +60,11 @@ class Thresholds:
         clear_share: Utilisation that the SM use of some program must show, too.
         quiet_cores: CPU cores that the programs of a slot use together at most, on the
             mean, if they launch nothing: a notebook kernel that waits uses 0.005.
+        working_cores: CPU cores from which on the programs of a slot are at work on
+            something. Those that load data for them hold no context, so they are not
+            counted.
+        unused_power: Share of the way from a device's idle power to its limit up to
+            which nothing can have run on it but for moments.
         low_power: Share of the way from a device's idle power to its limit up to which
             it draws as little as without a server.
         high_power: The share above which it computes. Cards that hold a context without
@@ -63,13 +75,17 @@ class Thresholds:
         shortest: Between two readings whose counters are compared.
         seamless: Between two readings, if nothing can have happened unseen: the driver
             remembers the SM use of about fifteen seconds.
+            Longer intervals between readings do not change that.
         longest: The same if the energy counter shows that nothing happened.
         contradiction: How long signals must contradict each other before it is said.
+        undecided: How long nothing may be known of a server before it is said.
     """
 
     busy_share: float = 0.03
     clear_share: float = 0.5
     quiet_cores: float = 0.02
+    working_cores: float = 0.2
+    unused_power: float = 0.05
     low_power: float = 0.15
     high_power: float = 0.40
     empty_bytes: int = 128 * 2**20
@@ -77,6 +93,7 @@ class Thresholds:
     seamless: timedelta = timedelta(seconds=20)
     longest: timedelta = timedelta(seconds=60)
     contradiction: timedelta = timedelta(minutes=10)
+    undecided: timedelta = timedelta(hours=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +104,16 @@ class Found:
         state: See Use.
         why: A sentence.
         contradicts: Two signals contradict each other.
-        is_low: All the time since the mark the device drew as little as without a
-            server.
+        is_unused: Since the mark the device drew no more than if nothing were on it,
+            and who is on it used no CPU.
+        is_guess: It is BUSY, but by the CPU time of its programs alone.
     """
 
     state: Use
     why: str
     contradicts: bool = False
-    is_low: bool = False
+    is_unused: bool = False
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +136,7 @@ class Mark:
 class _Level(StrEnum):
     """How much a device draws; see Thresholds."""
 
+    UNUSED = "unused"
     LOW = "low"
     BETWEEN = "between"
     HIGH = "high"
@@ -147,6 +167,8 @@ class Signals:
             of devices with such instances.
         marks: Of earlier readings, the newest first.
         idle_w: UUID of a device -> what it draws when nobody holds it, as learnt.
+        is_hosts: Whether PIDs are looked up where the driver's mean something. If not,
+            its lists are empty whoever is on a device, and are not believed.
         thresholds: See Thresholds.
 
     Attributes:
@@ -164,10 +186,12 @@ class Signals:
         held: Set[str],
         marks: Sequence[Mark],
         idle_w: Mapping[str, float],
+        is_hosts: bool,
         thresholds: Thresholds,
     ) -> None:
-        self._samples, self._identities, self._now = sweep.samples, identities, now
-        self._limits = thresholds
+        self._samples = sweep.samples if is_hosts else _unseen(sweep.samples)
+        self._identities, self._now = identities, now
+        self._is_hosts, self._limits = is_hosts, thresholds
         # One that was made a moment ago says too little, so there are two.
         old_enough = (m for m in marks if now - m.at >= thresholds.shortest)
         self._mark = next(old_enough, None)
@@ -178,7 +202,7 @@ class Signals:
         }
         self._free = frozenset(
             uuid
-            for uuid, sample in sweep.samples.items()
+            for uuid, sample in self._samples.items()
             if uuid not in held and self._rests(sample)
         )
         self.marks = self._next(marks)
@@ -218,7 +242,10 @@ class Signals:
     # -- single signals ----------------------------------------------------------------
 
     def _mean_w(self, sample: Sample) -> float | None:
-        """Return the mean power since the mark; None if unknown."""
+        """Return the mean power since the mark; None if unknown.
+
+        A counter that stands still is broken: no device draws 0 W.
+        """
         last = self._mark.energy.get(sample.uuid) if self._mark else None
         if last is None or sample.energy_j is None:
             return None
@@ -226,7 +253,7 @@ class Signals:
         passed = sample.at - at
         used_j = sample.energy_j - energy_j
         longest = self._limits.longest + self._limits.shortest  # a mark is a bit older
-        if used_j < 0 or not timedelta(0) < passed <= longest:
+        if used_j <= 0 or not timedelta(0) < passed <= longest:
             return None
         return used_j / passed.total_seconds()
 
@@ -240,11 +267,19 @@ class Signals:
         level = _Level.BETWEEN
         if watts > base + self._limits.high_power * (limit_w - base):
             level = _Level.HIGH
-        elif idle_w is not None and watts <= base + self._limits.low_power * (
-            limit_w - base
-        ):
-            level = _Level.LOW
+        elif idle_w is not None:
+            share = (watts - base) / (limit_w - base)
+            if share <= self._limits.unused_power:
+                level = _Level.UNUSED
+            elif share <= self._limits.low_power:
+                level = _Level.LOW
         return _Power(watts, limit_w, level)
+
+    def _powerless(self, sample: Sample) -> Found:
+        """Return that the mean power is not known, although the driver tells energy."""
+        last = self._mark.energy.get(sample.uuid) if self._mark else None
+        is_still = last is not None and last[1] == sample.energy_j
+        return Found(Use.UNKNOWN, STANDS_STILL if is_still else NOT_TWICE)
 
     def _cores(self, pid: int) -> float | None:
         """Return the CPU cores that a process used since the mark; None if unknown.
@@ -262,11 +297,19 @@ class Signals:
         passed_s = (self._now - self._mark.at).total_seconds()
         return used_s / passed_s if used_s >= 0 else None
 
-    def _is_quiet(self, processes: Iterable[GpuProcess]) -> bool | None:
-        """Return whether these use no CPU worth speaking of; None if unknown."""
+    def _is_quiet(
+        self, processes: Iterable[GpuProcess], most: float | None = None
+    ) -> bool | None:
+        """Return whether these use no CPU worth speaking of; None if unknown.
+
+        Args:
+            processes: Which.
+            most: Cores that they may use together; None: quiet_cores.
+        """
+        most = self._limits.quiet_cores if most is None else most
         cores = [self._cores(process.pid) for process in processes]
         known = [each for each in cores if each is not None]
-        if sum(known) > self._limits.quiet_cores:
+        if sum(known) > most:
             return False
         return True if len(known) == len(cores) else None
 
@@ -306,18 +349,25 @@ class Signals:
         if power and power.level is _Level.HIGH and not is_others:
             why = f"It draws {power}, but no program seems to compute."
             return Found(Use.UNKNOWN, why, contradicts=True)
-        if untold := _untold(device):
+        if untold := self._untold(device):
             return Found(Use.UNKNOWN, untold)
         if power is None:
-            return Found(Use.UNKNOWN, NOT_TWICE)
-        drawn, is_low = f"the GPU draws {power}", power.level is _Level.LOW
-        ours = self._ours(device, server)
+            return self._powerless(device)
+        drawn, ours = f"the GPU draws {power}", self._ours(device, server)
         is_quiet = self._is_quiet(ours)
+        is_calm = self._is_quiet(ours, self._limits.working_cores)
+        is_unused = power.level is _Level.UNUSED
+        if is_calm:
+            is_low = is_unused or power.level is _Level.LOW
+        else:  # readings of 0 may be stuck
+            ran = sm > 0 or (bool(utilisation) and not is_others)
+            is_low = is_unused and not ran
         if not ours or is_low or is_quiet:
             what = "No program of its server is on it"
             if ours:
                 what = f"{_holding(ours)} and kept its SMs {sm:.0%} busy"
-            return Found(Use.IDLE, f"{what}; {drawn}.", is_low=is_low)
+            is_unused = is_unused and is_quiet is True
+            return Found(Use.IDLE, f"{what}; {drawn}.", is_unused=is_unused)
         cpu = "is not known" if is_quiet is None else "says that they do something"
         why = f"{_holding(ours)}; {drawn}, and their CPU time {cpu}."
         return Found(Use.UNKNOWN, why)
@@ -337,7 +387,7 @@ class Signals:
         is_quiet = self._is_quiet(ours)
         if is_quiet is False:
             why = f"{_holding(ours)} and use the CPU. What they do on it is not told."
-            return Found(Use.BUSY, why)
+            return Found(Use.BUSY, why, is_guess=True)
         power = self._power(device)
         if (
             power
@@ -346,23 +396,25 @@ class Signals:
         ):
             why = f"The whole GPU draws {power}, but no program seems to compute."
             return Found(Use.UNKNOWN, why, contradicts=True)
-        if untold := _untold(device, part):
+        if untold := self._untold(device, part):
             return Found(Use.UNKNOWN, untold)
         if power is None:
-            return Found(Use.UNKNOWN, NOT_TWICE)
+            return self._powerless(device)
         if is_quiet is None:
             why = f"{_holding(ours)}; how much CPU time they use is not known."
             return Found(Use.UNKNOWN, why)
-        drawn, is_low = f"the whole GPU draws {power}", power.level is _Level.LOW
+        drawn = f"the whole GPU draws {power}"
+        is_unused = power.level is _Level.UNUSED
         if ours:
             why = f"{_holding(ours)} and wait; {drawn}."
-            return Found(Use.IDLE, why, is_low=is_low)
+            return Found(Use.IDLE, why, is_unused=is_unused)
         held = part.memory_used_bytes
         if held is None or held > self._limits.empty_bytes:
             size = "an unknown amount" if held is None else human_bytes(held)
             why = f"No program is on it, but {size} of its memory is used."
             return Found(Use.UNKNOWN, why)
-        return Found(Use.IDLE, f"No program is on it; {drawn}.", is_low=is_low)
+        why = f"No program is on it; {drawn}."
+        return Found(Use.IDLE, why, is_unused=is_unused)
 
     def _is_elsewhere(self, part: Sample, device: Sample) -> bool:
         """Return whether a program on another instance may be what draws power."""
@@ -370,19 +422,28 @@ class Signals:
         there = [p for p in device.processes or () if p.pid not in here]
         return self._is_quiet(there) is False
 
+    def _untold(self, device: Sample, part: Sample | None = None) -> str:
+        """Return that a signal is missing which must be known, "" if none is."""
+        if not self._is_hosts:
+            return UNSEEN
+        wanted: dict[str, object] = {
+            "how much energy it uses": device.energy_j,
+            "its power limit": device.power_limit_w or None,
+            "which programs are on it": (part or device).processes,
+        }
+        if part is None:
+            wanted["its utilisation"] = device.utilisation
+            wanted["which programs use its SMs"] = device.sm
+        missing = next((what for what, value in wanted.items() if value is None), "")
+        return missing and f"The driver does not tell {missing}."
 
-def _untold(device: Sample, part: Sample | None = None) -> str:
-    """Return that a signal is missing which must be known, "" if none is."""
-    wanted: dict[str, object] = {
-        "how much energy it uses": device.energy_j,
-        "its power limit": device.power_limit_w or None,
-        "which programs are on it": (part or device).processes,
+
+def _unseen(samples: Mapping[str, Sample]) -> dict[str, Sample]:
+    """Return samples without what they tell of programs."""
+    return {
+        uuid: replace(sample, processes=None, sm=None)
+        for uuid, sample in samples.items()
     }
-    if part is None:
-        wanted["its utilisation"] = device.utilisation
-        wanted["which programs use its SMs"] = device.sm
-    missing = next((what for what, value in wanted.items() if value is None), "")
-    return missing and f"The driver does not tell {missing}."
 
 
 def _holding(processes: Sequence[GpuProcess]) -> str:

@@ -263,6 +263,7 @@ class GPUDockerSpawner(StartingSpawner):
             why = exits.NOT_STARTED
             self._note_unanswered()
             self._forget_choice()  # it never came up: do not insist on the same
+        why = self.host.metering.decide(self.lease_id, why)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + STOP_DEADLINE_S
         while True:
@@ -273,16 +274,16 @@ class GPUDockerSpawner(StartingSpawner):
             except (EngineUnknown, EngineRefused) as error:
                 self.log.warning("stopping %s: engine unknown: %s", self.owner, error)
                 if loop.time() > deadline:
-                    if told:
-                        self.host.note_ending(self.lease_id, told)
+                    if why == told:
+                        self.host.note_ending(self.lease_id, why)
                     raise web.HTTPError(
                         503, "The container engine does not answer; the server is "
                         "stopped as soon as it does."
                     ) from error  # fmt: skip
             await asyncio.sleep(STOP_RETRY_S)
         self.lease_id = self.object_id = ""
-        if told:
-            self.last_exit = asdict(told)
+        if why not in {exits.ON_REQUEST, exits.NOT_STARTED}:
+            self.last_exit = asdict(why)
 
     async def rename(self, old_name: str, new_name: str) -> None:
         """Keep the home: its volume's name is kept in the server's state."""

@@ -235,7 +235,7 @@ class EndingHandler(_HostHandler):
     async def post(self, lease_id: str) -> None:
         """Take a reason, see `read_ending` and `announce`; it ends nothing.
 
-        Answers 204 if it counts for a stop in the next two minutes.
+        Answers 204 if it counts for a stop in the next half minute.
         """
         try:
             said = read_ending(self.request.body)

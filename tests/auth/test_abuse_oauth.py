@@ -14,7 +14,7 @@ import requests
 from testbed.bare_hub import free_port
 from testbed.engine import wait_until
 from testbed.identity import IdentityProvider, identity_provider
-from testbed.login_hub import STUDENTS, LoginHub, Visitor, login_hub
+from testbed.login_hub import STUDENTS, LoginHub, Visitor, login_hub, said
 
 WITHIN_S = 30
 Person = Callable[..., str]
@@ -149,15 +149,21 @@ THERE = [
 
 @pytest.mark.parametrize(("method", "path"), THERE)
 def test_a_login_that_cannot_begin(hub: LoginHub, method: str, path: str) -> None:
-    """And nobody is led to the provider by it."""
-    page = requests.request(
+    """And nobody is led to the provider by it; nor for want of the form's own key."""
+    session = requests.Session()
+    session.get(f"{hub.url}/hub/nope", timeout=WITHIN_S)
+    (key,) = (row.value for row in session.cookies if row.name == "_xsrf")
+    form = {"username": "nora", "password": "x"}
+    page = session.request(
         method,
         hub.url + path,
-        data={"username": "nora", "password": "x"} if method == "POST" else None,
+        data=form if method == "POST" else None,
+        headers={"X-XSRFToken": key},
         timeout=WITHIN_S,
         allow_redirects=False,
     )
     assert 400 <= page.status_code < 500, (page.status_code, page.headers)
+    assert "_xsrf" not in said(page), said(page)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +270,7 @@ def test_who_is_put_into_a_group_by_hand_is_out_of_it_when_the_provider_is_asked
 
 @pytest.fixture
 def slow_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginHub]:
-    """A hub that lets six steps of logins pass in a minute."""
+    """A hub that lets six logins begin in a minute."""
     more = """
 from gpuspawner.pacing import Pace
 from torchroom.auth.authenticator import OidcAuthenticator
@@ -294,20 +300,28 @@ c.JupyterHub.authenticator_class = SlowAuthenticator
 def test_logins_that_come_too_fast_are_refused_whoever_they_say_they_are(
     slow_hub: LoginHub,
 ) -> None:
-    """X-Forwarded-For and X-Real-Ip of a client change nothing behind the proxy."""
+    """X-Forwarded-For and X-Real-Ip of a client change nothing behind the proxy.
+
+    Who began before comes back all the same.
+    """
     url = f"{slow_hub.url}/hub/oauth_login"
-    for n in range(6):
+    visitor = Visitor()
+    there = dict(parse_qsl(urlsplit(visitor.start_login(slow_hub)).query))
+    for n in range(5):
         forged = {"X-Forwarded-For": f"9.9.9.{n}", "X-Real-Ip": f"8.8.8.{n}"}
         page = requests.get(
             url, headers=forged, timeout=WITHIN_S, allow_redirects=False
         )
         assert page.status_code == 302
     forged = {"X-Forwarded-For": "7.7.7.7", "X-Real-Ip": "7.7.7.7"}
-    for path in ("/hub/oauth_login", "/hub/oauth_callback?code=x&state=y"):
-        page = requests.get(
-            slow_hub.url + path, headers=forged, timeout=WITHIN_S, allow_redirects=False
-        )
-        assert page.status_code == 429
-        assert "Try again in a minute." in page.text
-        assert int(page.headers["Retry-After"]) <= 60
+    page = requests.get(url, headers=forged, timeout=WITHIN_S, allow_redirects=False)
+    assert page.status_code == 429
+    assert "Try again in a minute." in page.text
+    assert int(page.headers["Retry-After"]) <= 60
+    back = urlencode({"code": "x", "state": there["state"]})
+    page = visitor.open(f"{slow_hub.url}/hub/oauth_callback?{back}")
+    assert page.status_code in {400, 403}
+    assert "did not finish this login" in said(page) or "verified" in said(page)
+    page = requests.get(f"{slow_hub.url}/hub/oauth_callback?{back}", timeout=WITHIN_S)
+    assert page.status_code == 400
     assert "Traceback" not in slow_hub.log()

@@ -71,12 +71,24 @@ def test_names_that_are_refused(value: str) -> None:
         claims.name_of({"n": value}, "n")
 
 
-def test_an_address_that_was_not_verified_is_no_name() -> None:
-    said = {"email": "ada@school.edu", "email_verified": False}
-    with pytest.raises(ClaimError, match="not been verified"):
-        claims.name_of(said, "email")
-    assert claims.name_of(said | {"email_verified": True}, "email")
-    assert claims.name_of({"email": "ada@school.edu"}, "email")
+@pytest.mark.parametrize("said", [False, "false", 0, 1, "True", "", [], {}, "yes"])
+def test_an_address_that_was_not_verified_is_no_name(said: Any) -> None:
+    """Not even where addresses are trusted."""
+    told = {"email": "ada@school.edu", "email_verified": said}
+    for trusts in (False, True):
+        with pytest.raises(ClaimError, match="not been verified"):
+            claims.name_of(told, "email", trusts_email=trusts)
+    assert claims.name_of(told | {"preferred_username": "ada"}, "preferred_username")
+
+
+def test_an_address_of_which_nothing_is_said_is_a_name_where_it_is_trusted() -> None:
+    told = {"email": "ada@school.edu", "profile": {"email": "ada@school.edu"}}
+    for claim in ("email", "profile.email"):
+        with pytest.raises(ClaimError, match="does not say"):
+            claims.name_of(told, claim)
+        assert claims.name_of(told, claim, trusts_email=True)
+        for verified in (True, "true"):
+            assert claims.name_of(told | {"email_verified": verified}, claim)
 
 
 def test_claims_inside_of_claims() -> None:

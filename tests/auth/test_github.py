@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 from testbed.login_hub import COURSES
 from torchroom.auth import providers
-from torchroom.auth.authenticator import KEPT, GithubAuthenticator
+from torchroom.auth.authenticator import (
+    KEPT,
+    Expired,
+    GithubAuthenticator,
+    Kept,
+    Refused,
+    Unreachable,
+)
 from torchroom.auth.refusals import Refusal
 from torchroom.auth.settings import LoginSettings
 from traitlets.config import Config
@@ -33,6 +40,7 @@ class Github:
     def __init__(self) -> None:
         self.port = 0
         self.asked: list[str] = []
+        self.headers: dict[str, str] = {}
         self.rows: dict[str, tuple[int, Any]] = {
             "/login/oauth/access_token": (
                 200,
@@ -54,6 +62,8 @@ def github() -> Iterator[Github]:
             told.asked.append(self.path)
             status, body = told.rows.get(path, (404, {}))
             self.send_response(status)
+            for name, value in told.headers.items():
+                self.send_header(name, value)
             if path == TEAMS and isinstance(body, list) and "page=2" not in query:
                 rest = f"http://127.0.0.1:{told.port}{TEAMS}?page=2"
                 self.send_header("Link", f'<{rest}>; rel="next"')
@@ -159,3 +169,54 @@ async def test_what_goes_wrong_is_a_sentence(
         await login.authenticate(handler())
     assert caught.value.status_code == refused
     assert caught.value.jupyterhub_message.endswith(".")
+
+
+async def again(login: Any, model: Any) -> Any:
+    """Ask again as a refresh does."""
+    state = model["auth_state"]
+    return await login._fresh(state, Kept.of(state))
+
+
+async def test_a_token_that_is_refused_was_ended(login: Any, github: Github) -> None:
+    """GitHub's do not end by themselves. Asked too much, it says 403: that is none."""
+    model = await login.authenticate(handler())
+    github.rows["/api/v3/user"] = (401, {"message": "Bad credentials"})
+    with pytest.raises(Refused):
+        await again(login, model)
+    github.rows["/api/v3/user"] = (403, {"message": "limit"})
+    with pytest.raises(Expired) as caught:
+        await again(login, model)
+    assert not isinstance(caught.value, Refused)
+    github.headers = {"X-RateLimit-Remaining": "0"}
+    with pytest.raises(Unreachable):
+        await again(login, model)
+
+
+async def test_a_renewal_that_is_cut_short_does_not_lose_the_new_token(
+    login: Any, github: Github
+) -> None:
+    """The old refresh token is used up: the next time it would be refused."""
+    model = await login.authenticate(handler())
+    state = model["auth_state"]
+    state["token_response"] = {"refresh_token": "old"}
+    renewed = {"access_token": "new", "refresh_token": "newer", "expires_in": 60}
+    github.rows["/login/oauth/access_token"] = (200, renewed)
+    github.rows["/api/v3/user"] = (502, {})
+    with pytest.raises(Unreachable):
+        await again(login, model)
+    assert state["token_response"]["refresh_token"] == "newer"
+    assert state["token_response"]["access_token"] == "new"
+
+
+async def test_a_token_whose_time_was_over_lapsed(login: Any, github: Github) -> None:
+    told = {"access_token": "t", "token_type": "bearer", "expires_in": 3600}
+    github.rows["/login/oauth/access_token"] = (200, told)
+    model = await login.authenticate(handler())
+    github.rows["/api/v3/user"] = (401, {})
+    with pytest.raises(Refused):
+        await again(login, model)
+    now = login.clock()
+    login.clock = lambda: now + 3590
+    with pytest.raises(Expired) as caught:
+        await again(login, model)
+    assert not isinstance(caught.value, Refused)

@@ -1,5 +1,6 @@
 """The login by password: this machine only, and not for those who run things."""
 
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,21 @@ async def test_any_other_name_is_refused(login: Any, host: str) -> None:
     """Also of a page elsewhere whose name leads to this machine (DNS rebinding)."""
     with pytest.raises(HTTPError, match="on this machine only"):
         await tries(login, "ada", USER, host)
+
+
+async def test_a_program_in_a_server_is_refused_whatever_it_sends(login: Any) -> None:
+    """It reaches the hub past the proxy, and can send any Host."""
+    login.pace = LoginPace(servers=IPv4Network("10.117.0.0/20"), proxy="10.117.0.3")
+    asked = request()
+    for peer, is_refused in (("10.117.8.7", True), ("10.117.0.3", False)):
+        context = SimpleNamespace(address=(peer, 1))
+        asked.request.connection = SimpleNamespace(context=context)
+        data = {"username": "ada", "password": USER}
+        if is_refused:
+            with pytest.raises(HTTPError, match="on this machine only"):
+                await login.authenticate(asked, data)
+        else:
+            assert await login.authenticate(asked, data)
 
 
 async def test_guessing_comes_to_an_end(login: Any) -> None:

@@ -17,6 +17,7 @@ from tornado.testing import bind_unused_port
 PROXY = "172.18.0.2"
 LINE = RequestStartLine("POST", "/hub/login", "HTTP/1.1")
 N_CLASS = 200
+ADDRESS_MAX = 40
 
 
 @dataclass
@@ -85,6 +86,30 @@ def test_a_header_that_anybody_can_send_is_not_believed() -> None:
         assert known.address(request(peer=server)) == "10.117.8.7"
 
 
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "is_server"),
+    [
+        ("10.117.8.7", "", True),  # straight to the hub
+        ("10.117.8.7", "127.0.0.1", True),
+        ("::ffff:10.117.8.7", "127.0.0.1", True),
+        ("10.117.0.3", "10.117.8.7", True),  # through the proxy
+        (PROXY, "127.0.0.1, 10.117.8.7", True),
+        ("10.117.0.3", "9.9.9.9", False),
+        (PROXY, "9.9.9.9", False),
+        (PROXY, "10.117.8.7, 9.9.9.9", False),
+        (PROXY, "10.117.0.1", False),  # the host, by a published port
+        ("127.0.0.1", "127.0.0.1", False),
+    ],
+)
+def test_a_program_in_a_server_is_known_for_one(
+    peer: str, forwarded: str, is_server: bool
+) -> None:
+    servers = ipaddress.IPv4Network("10.117.0.0/20")
+    known = LoginPace(servers=servers, proxy="10.117.0.3")
+    assert known.is_from_server(request(forwarded, peer)) is is_server
+    assert not LoginPace().is_from_server(request(forwarded, peer))
+
+
 def refused(call: Any, *arguments: Any) -> str:
     """The sentence of a refusal."""
     with pytest.raises(web.HTTPError) as caught:
@@ -94,18 +119,19 @@ def refused(call: Any, *arguments: Any) -> str:
     return str(caught.value.log_message)
 
 
-def test_wrong_passwords_for_a_name_are_few_from_wherever() -> None:
-    """Upper case and spaces are no other name; another name is not concerned."""
+def test_wrong_passwords_for_a_name_from_an_address_are_few() -> None:
+    """Upper case and spaces are no other name; nobody locks others out of theirs."""
     clock = Clock()
     limits = LoginPace(clock=clock)
-    for n in range(10):
-        limits.check_password(request(f"9.9.9.{n}"), "ann")
-        limits.password_failed(request(f"9.9.9.{n}"), "ann")
-    told = refused(limits.check_password, request("8.8.8.8"), " ANN ")
+    for _ in range(10):
+        limits.check_password(request(), "ann")
+        limits.password_failed(request(), "ann")
+    told = refused(limits.check_password, request(), " ANN ")
     assert told.endswith("Try again in 10 minutes.")
-    limits.check_password(request("8.8.8.8"), "bob")
-    clock.now = 601.0
     limits.check_password(request("8.8.8.8"), "ann")
+    limits.check_password(request(), "bob")
+    clock.now = 601.0
+    limits.check_password(request(), "ann")
 
 
 def test_wrong_passwords_from_an_address_end_too() -> None:
@@ -124,7 +150,6 @@ def test_a_class_behind_one_address_gets_in_within_a_minute() -> None:
     limits = LoginPace(clock=clock)
     for n in range(N_CLASS):
         for _ in range(2):
-            limits.check_login(request())
             limits.check_login(request())
         limits.check_password(request(), f"student {n}")
         if n % 2:
@@ -149,7 +174,7 @@ def test_memory_is_bounded_whatever_names_and_addresses_come() -> None:
         address = f"{n % 200 + 1}.{n // 200 % 200}.{n // 40_000}.1"
         limits.password_failed(request(address), f"{n}" + "x" * 10_000)
     assert len(limits._of_name) <= 50_000
-    assert max(map(len, limits._of_name._events)) == pace.NAME_MAX
+    assert max(map(len, limits._of_name._events)) <= pace.NAME_MAX + ADDRESS_MAX
 
 
 def test_what_tornado_says_can_be_forged_and_ours_cannot() -> None:

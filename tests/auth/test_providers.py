@@ -145,3 +145,10 @@ def test_cilogon_takes_the_schools_accounts_only(tmp_path: Path) -> None:
     assert built.required_claims == {"idp": [SCHOOL]}
     assert built.extra_authorize_params == {"selected_idp": SCHOOL}
     assert "org.cilogon.userinfo" in built.scope
+
+
+@pytest.mark.parametrize("provider", MORE)
+def test_whose_addresses_are_trusted_unseen(provider: str, tmp_path: Path) -> None:
+    """An institution's that CILogon names; all others must say that they verified."""
+    assert made(provider, tmp_path).trusts_email is (provider == "cilogon")
+    assert made(provider, tmp_path, trusts_email=True).trusts_email is True

@@ -342,6 +342,97 @@ def test_who_has_no_session_at_the_provider_any_more_logs_in_again(
     hub.api(f"users/{name}/server", method="DELETE")
 
 
+def rights(hub: LoginHub, token: str, name: str) -> tuple[bool, list[str]]:
+    """What somebody is once the hub was asked with their token."""
+    assert hub.ask("user", token).ok
+    user = hub.user(name)
+    return user["admin"], sorted(user["groups"])
+
+
+@pytest.mark.parametrize("how", ["forget", "remove"])
+def test_a_refused_refresh_token_leaves_a_token_no_power_and_no_new_server(
+    hub: LoginHub, provider: IdentityProvider, person: Person, how: str
+) -> None:
+    """A deleted admin's token is an admin's no more; what runs goes on."""
+    name = person(TEACHERS, STAFF)
+    visitor = enters(hub, name)
+    token = hub.token_of(name)
+    assert rights(hub, token, name) == (
+        True,
+        ["hub:admins", "instructors-of-ml101", "ml101"],
+    )
+    start_server(hub, visitor, name)
+    getattr(provider, how)(name)
+    until(lambda: rights(hub, token, name) == (False, ["ml101"]), "no power")
+    assert "admin" not in hub.user(name)["roles"]
+    assert is_running(hub, name)
+    provider.behave(down="503")  # what it said last counts, also while it is down
+    words = f"What {name} is could not be asked"
+    n_before = hub.log().count(words)
+    until(
+        lambda: hub.ask("user", token).ok and hub.log().count(words) > n_before + 1,
+        "asked again",
+    )
+    assert rights(hub, token, name) == (False, ["ml101"])
+    provider.reset()
+    hub.api(f"users/{name}/server", method="DELETE")
+    until(lambda: not is_running(hub, name), "the server is stopped")
+    answer = hub.ask(f"users/{name}/server", token, method="POST")
+    assert answer.status_code == 403
+    assert "log in again" in answer.json()["message"].lower()
+    assert not is_running(hub, name)
+    provider.account(name, TEACHERS, STAFF)
+    assert visitor.log_in(hub, name, "/hub/oauth_login").ok
+    assert rights(hub, token, name)[0] is True
+    assert hub.ask(f"users/{name}/server", token, method="POST").ok
+    until(lambda: is_running(hub, name), "the server starts")
+    until(lambda: hub.user(name)["servers"][""]["ready"], "the server answers")
+    hub.api(f"users/{name}/server", method="DELETE")
+
+
+def test_an_admin_starts_no_server_for_whose_session_is_over(
+    hub: LoginHub, provider: IdentityProvider, person: Person
+) -> None:
+    name, admin = person(STUDENTS), person(STAFF)
+    enters(hub, name)
+    enters(hub, admin)
+    key = hub.token_of(admin)
+    provider.forget(name)
+    answer = hub.ask(f"users/{name}/server", key, method="POST")
+    assert answer.status_code == 403
+    assert "log in again" in answer.json()["message"].lower()
+
+
+def test_an_access_token_that_is_over_without_another_counts_for_a_while(
+    tmp_path: Path,
+) -> None:
+    """Power and new servers end before the rest: a training goes on over night."""
+    port = free_port()
+    more = """
+c.OidcAuthenticator.auth_refresh_age = 1
+c.OidcAuthenticator.lapsed_s = 6
+"""
+    with (
+        identity_provider(tmp_path, f"http://127.0.0.1:{port}") as provider,
+        login_hub(tmp_path, provider, port=port, more=more) as hub,
+    ):
+        provider.behave(refresh_tokens=False, access_ttl=2)
+        name = provider.account("hedy", TEACHERS, STAFF)
+        visitor = enters(hub, name)
+        token = hub.token_of(name)
+        words = "there is no refresh token"
+        until(lambda: hub.ask("user", token).ok and words in hub.log(), "it is over")
+        until(lambda: rights(hub, token, name) == (False, ["ml101"]), "no power")
+        answer = hub.ask(f"users/{name}/server", token, method="POST")
+        assert answer.status_code == 403
+        assert "log in again" in answer.json()["message"].lower()
+        assert hub.ask("user", token).ok
+        provider.behave(access_ttl=600)
+        assert visitor.log_in(hub, name, "/hub/oauth_login").ok
+        assert rights(hub, token, name)[0] is True
+        assert "Traceback" not in hub.log()
+
+
 def test_a_deleted_account_is_out(
     hub: LoginHub, provider: IdentityProvider, person: Person
 ) -> None:
@@ -417,6 +508,24 @@ def test_without_a_session_at_the_provider_a_token_ends_after_that_time(
     assert visitor.log_in(hub, name).ok
     assert hub.ask("user", token).ok
     assert "Traceback" not in hub.log()
+
+
+def test_a_school_that_vanished_is_none(
+    impatient: tuple[LoginHub, IdentityProvider],
+) -> None:
+    """The userinfo had it at the login: that it has it no more says something."""
+    hub, provider = impatient
+    provider.reset()
+    name = provider.account("gus", STUDENTS, tid="school")
+    provider.behave(userinfo={"tid": "school"})
+    visitor = enters(hub, name)
+    until(lambda: visitor.home(hub).status_code == 200, "it counts")
+    provider.behave(userinfo=None)
+    words = "takes no accounts like yours (its 'tid' is another)"
+    until(
+        lambda: visitor.home(hub).status_code == 302 and words in hub.log(),
+        "to the login",
+    )
 
 
 @pytest.mark.parametrize("school", [None, "another", ["school"]])

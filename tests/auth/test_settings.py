@@ -59,6 +59,7 @@ def test_all_of_an_openid_provider(good: dict[str, str]) -> None:
             "TORCHROOM_OAUTH_SCOPES": "groups offline_access",
             "TORCHROOM_OAUTH_RECHECK_MINUTES": "1",
             "TORCHROOM_OAUTH_OFFLINE_HOURS": "1",
+            "TORCHROOM_OAUTH_TRUST_EMAIL": "1",
         }
     )
     assert (read.provider, read.client_id, read.client_secret) == (
@@ -69,6 +70,8 @@ def test_all_of_an_openid_provider(good: dict[str, str]) -> None:
     assert read.scopes == ("groups", "offline_access")
     assert (read.recheck_s, read.offline_s) == (60, 3600)
     assert "s3cret" not in repr(read)
+    assert read.trusts_email
+    assert not settings.read(good).trusts_email
 
 
 @pytest.mark.parametrize("login", [None, "", "local"])
@@ -84,6 +87,7 @@ def test_the_local_login_ends_as_soon_as_anything_of_oauth_is_set(
 
 WRONG: dict[str, tuple[dict[str, str], str]] = {
     "unknown provider": ({"LOGIN": "facebook"}, "must be local or oidc or github"),
+    "half a trust": ({"OAUTH_TRUST_EMAIL": "yes"}, "TRUST_EMAIL is 'yes'"),
     "no client": ({"OAUTH_CLIENT_ID": ""}, "CLIENT_ID is not set"),
     "two-line client": ({"OAUTH_CLIENT_ID": "a\nb"}, "must be one line"),
     "no secret": ({"OAUTH_CLIENT_SECRET_FILE": ""}, "CLIENT_SECRET_FILE is not set"),

@@ -1,5 +1,6 @@
 """id_tokens: the genuine one, and every way in which another one differs from it."""
 
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from torchroom.auth import tokens
 from torchroom.auth.tokens import TokenError, UnknownKey
@@ -137,3 +139,27 @@ def test_a_broken_key_proves_nothing() -> None:
 def test_two_keys_of_one_name_prove_nothing() -> None:
     with pytest.raises(UnknownKey):
         check(token(), keys={"keys": [public(KEY, "one"), public(OTHER, "one")]})
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        '{"alg":"RS256","kid":"one","x":' + "[" * 100_000 + "]" * 100_000 + "}",
+    ],
+)
+def test_a_nested_header_proves_nothing(made: str) -> None:
+    head = base64.urlsafe_b64encode(made.encode()).decode().rstrip("=")
+    with pytest.raises(TokenError):
+        check(f"{head}.e30.eA")
+
+
+def test_a_key_that_cannot_be_used_proves_nothing() -> None:
+    """The provider's keys may be of kinds that this machine's library does not have."""
+
+    class Odd(dict[str, Any]):
+        def get(self, *_args: Any) -> Any:
+            raise UnsupportedAlgorithm("a curve that nobody knows")
+
+    with pytest.raises(TokenError, match="nobody knows"):
+        check(token(), keys=Odd())

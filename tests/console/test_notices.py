@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from console.test_page import Browse, Browser, browse
 from testbed.bare_hub import BareHub
 from testbed.console import PREFIX, ConsoleProcess, Ledgers
 from testbed.engine import wait_until
-from torchroom.console.extending import Extending, is_extendable
+from torchroom.console.extending import BLIND_AFTER, Extending, is_extendable
 from torchroom.console.refusals import NoExtension, StewardSilent
 from torchroom.ledger.errors import NotEnough
 from torchroom.ledger.service import Ledger, open_ledger
-from torchroom.steward.model import Claim, Event, Notice, Reason
+from torchroom.steward import store as stores
+from torchroom.steward.model import Claim, Event, Look, Notice, Reason
 from torchroom.steward.store import FILE, Store
 
 __all__ = ["browse"]
@@ -64,7 +66,7 @@ async def ledger(ledgers: Ledgers) -> AsyncIterator[Ledger]:
 def store(tmp_path: Path) -> Iterator[Store]:
     """The steward's file, in which ana is warned."""
     made = Store.open(tmp_path)
-    made.publish([NOTICE])
+    tell(made, NOTICE)
     yield made
     made.close()
 
@@ -79,6 +81,11 @@ async def extending(
     await made.close()
 
 
+def tell(store: Store, *notices: Notice, at: datetime = NOW) -> None:
+    """Keep a look that saw everything and led to these notices."""
+    store.keep(Look(at, at), notices=notices, told=[], seen=[])
+
+
 async def has(ledger: Ledger) -> int:
     """What ana has."""
     return (await ledger.statements.balance("ana", NOW)).available
@@ -88,7 +95,7 @@ async def test_an_extension_is_paid_and_counts_at_once(
     extending: Extending, ledger: Ledger, store: Store
 ) -> None:
     """Before the steward's next look the end has moved, and the next one is offered."""
-    done = await extending.extend("ana", "", 1, NOW)
+    done = await extending.extend("ana", "", "ls_1", 1, at=NOW)
     assert done.is_new
     assert done.notice.stops_at == IN_FIVE + HALF_HOUR
     assert (done.notice.n_extensions_left, done.notice.next_extension) == (1, 2)
@@ -103,12 +110,12 @@ async def test_the_next_extension_adds_to_the_one_before(
     extending: Extending, ledger: Ledger
 ) -> None:
     """Until none is left, also without a look of the steward in between."""
-    await extending.extend("ana", "", 1, NOW)
-    done = await extending.extend("ana", "", 2, NOW)
+    await extending.extend("ana", "", "ls_1", 1, at=NOW)
+    done = await extending.extend("ana", "", "ls_1", 2, at=NOW)
     assert done.notice.stops_at == IN_FIVE + 2 * HALF_HOUR
     assert not is_extendable(done.notice)
     with pytest.raises(NoExtension, match="no more"):
-        await extending.extend("ana", "", 3, NOW)
+        await extending.extend("ana", "", "ls_1", 3, at=NOW)
     assert await has(ledger) == 3 * TOKEN // 2
 
 
@@ -116,18 +123,20 @@ async def test_the_same_extension_again_is_not_paid_again(
     extending: Extending, ledger: Ledger, store: Store
 ) -> None:
     """Two tabs, a retry, a double click: also after the steward has looked."""
-    done = [await extending.extend("ana", "", 1, NOW) for _ in range(2)]
+    done = [await extending.extend("ana", "", "ls_1", 1, at=NOW) for _ in range(2)]
     assert [each.is_new for each in done] == [True, False]
     assert done[0].notice == done[1].notice
     seen = replace(done[0].notice, sentence="It stops at 12:35.")
     store.publish([seen])
-    assert await extending.extend("ana", "", 1, NOW) == replace(done[1], notice=seen)
+    assert await extending.extend("ana", "", "ls_1", 1, at=NOW) == replace(
+        done[1], notice=seen
+    )
     assert await has(ledger) == 5 * TOKEN // 2
 
 
 async def test_many_at_once_take_it_once(extending: Extending, ledger: Ledger) -> None:
     """However they race."""
-    asked = (extending.extend("ana", "", 1, NOW) for _ in range(10))
+    asked = (extending.extend("ana", "", "ls_1", 1, at=NOW) for _ in range(10))
     done = await asyncio.gather(*asked)
     assert sum(each.is_new for each in done) == 1
     assert await has(ledger) == 5 * TOKEN // 2
@@ -143,6 +152,7 @@ async def test_many_at_once_take_it_once(extending: Extending, ledger: Ledger) -
         ({"stops_at": NOW}, 1, "too late"),
         ({"user": "ben"}, 1, "not about to stop"),
         ({"server": "other"}, 1, "not about to stop"),
+        ({"lease": "ls_2"}, 1, "started anew"),
     ],
 )
 async def test_what_is_not_offered_is_refused(
@@ -155,7 +165,7 @@ async def test_what_is_not_offered_is_refused(
     """With a sentence, and nothing is taken."""
     store.publish([replace(NOTICE, **change)])
     with pytest.raises(NoExtension, match=why):
-        await extending.extend("ana", "", extension, NOW)
+        await extending.extend("ana", "", "ls_1", extension, at=NOW)
     assert await extending.fees.paid(NOW, NOW + HALF_HOUR) == []
     assert store.extensions() == {}
 
@@ -166,10 +176,10 @@ async def test_who_cannot_pay_is_refused(
     """Nothing is taken or recorded; with tokens it works under the same number."""
     store.publish([replace(NOTICE, extend_price=4 * TOKEN)])
     with pytest.raises(NotEnough):
-        await extending.extend("ana", "", 1, NOW)
+        await extending.extend("ana", "", "ls_1", 1, at=NOW)
     assert store.extensions() == {}
     await ledger.grants.grant("ana", TOKEN, key="l", actor="ada", at=NOW)
-    assert (await extending.extend("ana", "", 1, NOW)).is_new
+    assert (await extending.extend("ana", "", "ls_1", 1, at=NOW)).is_new
 
 
 async def test_a_free_extension_moves_no_tokens(
@@ -177,7 +187,7 @@ async def test_a_free_extension_moves_no_tokens(
 ) -> None:
     """A site may ask nothing for it."""
     store.publish([replace(NOTICE, extend_price=0)])
-    assert (await extending.extend("ana", "", 1, NOW)).is_new
+    assert (await extending.extend("ana", "", "ls_1", 1, at=NOW)).is_new
     assert await has(ledger) == 7 * TOKEN // 2
 
 
@@ -186,9 +196,15 @@ async def test_killed_after_the_fee_the_retry_takes_no_second_one(
 ) -> None:
     """The first try got as far as the ledger."""
     await ledger.fees.charge(
-        "ana", "", TOKEN, key="extend:ls_1:1", at=NOW, actor="ana", why="Before."
+        "ana",
+        "",
+        TOKEN,
+        key=f"extend:{store.id}:ls_1:1",
+        at=NOW,
+        actor="ana",
+        why="Before.",
     )
-    done = await extending.extend("ana", "", 1, NOW)
+    done = await extending.extend("ana", "", "ls_1", 1, at=NOW)
     assert done.is_new
     assert await has(ledger) == 5 * TOKEN // 2
     assert await extending.give_back_left_overs(NOW + timedelta(hours=1)) == 0
@@ -199,8 +215,10 @@ async def test_killed_after_the_fee_and_never_asked_again_it_comes_back(
     extending: Extending, ledger: Ledger, store: Store
 ) -> None:
     """Some minutes later, once; other fees and what was extended stay paid."""
-    await extending.extend("ana", "", 1, NOW)
-    for key in ("extend:ls_2:1", "something:else:1"):
+    await extending.extend("ana", "", "ls_1", 1, at=NOW)
+    others = ("something:else:1", "extend:of another file:ls_2:1", "extend:ls_2:1")
+    await ledger.grants.grant("ana", 2 * TOKEN, key="l", actor="ada", at=NOW)
+    for key in (f"extend:{store.id}:ls_2:1", *others):
         await ledger.fees.charge(
             "ana", "", TOKEN, key=key, at=NOW, actor="ana", why="Before."
         )
@@ -219,13 +237,102 @@ async def test_a_server_that_is_being_stopped_is_not_paid_for(
     assert store.claim(claim, 0)
     for _ in range(2):
         with pytest.raises(NoExtension, match="too late"):
-            await extending.extend("ana", "", 1, NOW)
+            await extending.extend("ana", "", "ls_1", 1, at=NOW)
     assert await has(ledger) == 7 * TOKEN // 2
     assert store.extensions() == {}
     store.unclaim("ls_1")
     store.publish([NOTICE])
-    assert (await extending.extend("ana", "", 1, NOW)).is_new
+    assert (await extending.extend("ana", "", "ls_1", 1, at=NOW)).is_new
     assert await has(ledger) == 5 * TOKEN // 2
+
+
+async def test_a_retry_after_the_warning_is_gone_is_told_what_was_taken(
+    extending: Extending, ledger: Ledger, store: Store
+) -> None:
+    """Also when the server was started anew; nobody else learns of it."""
+    await extending.extend("ana", "", "ls_1", 1, at=NOW)
+    again = replace(NOTICE, lease="ls_2")
+    for at, notices in ((NOW, []), (NOW + HALF_HOUR, [again])):
+        tell(store, *notices)
+        done = await extending.extend("ana", "", "ls_1", 1, at=at)
+        assert not done.is_new
+        assert (done.notice.lease, done.notice.reason) == ("ls_1", Reason.IDLE)
+        assert done.notice.stops_at == IN_FIVE + HALF_HOUR
+        assert "goes on until 12:35 UTC" in done.notice.sentence
+        assert not is_extendable(done.notice)
+        for user, server in (("ben", ""), ("ana", "other")):
+            with pytest.raises(NoExtension):
+                await extending.extend(user, server, "ls_1", 1, at=at)
+    assert await has(ledger) == 5 * TOKEN // 2
+
+
+async def test_a_steward_that_sees_nothing_sells_nothing(
+    extending: Extending, ledger: Ledger, store: Store
+) -> None:
+    """It stops nothing either; what was taken is told all the same."""
+    store.keep_trouble(NOW + timedelta(minutes=1), "The hub is silent.")
+    late = NOW + BLIND_AFTER + timedelta(seconds=1)
+    with pytest.raises(StewardSilent, match="Nothing was taken"):
+        await extending.extend("ana", "", "ls_1", 1, at=late)
+    assert (await extending.extend("ana", "", "ls_1", 1, at=NOW + BLIND_AFTER)).is_new
+    assert not (await extending.extend("ana", "", "ls_1", 1, at=late)).is_new
+    with pytest.raises(StewardSilent):
+        await extending.extend("ana", "", "ls_1", 2, at=late)
+    assert await has(ledger) == 5 * TOKEN // 2
+
+
+async def test_a_steward_that_never_looked_sells_nothing(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """A file that is just made."""
+    made, store = Extending(ledger.fees, tmp_path), Store.open(tmp_path)
+    store.publish([NOTICE])
+    with pytest.raises(StewardSilent):
+        await made.extend("ana", "", "ls_1", 1, at=NOW)
+    assert await has(ledger) == 7 * TOKEN // 2
+    store.close()
+    await made.close()
+
+
+@pytest.mark.parametrize("price", [0, TOKEN // 2, 2 * TOKEN, 100 * TOKEN])
+async def test_a_retry_costs_what_the_first_try_cost(
+    extending: Extending, ledger: Ledger, store: Store, price: int
+) -> None:
+    """Whatever an extension costs now."""
+    hasty = Extending(ledger.fees, store.path.parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores, "BUSY_WITHIN_S", 0.1)
+        assert await hasty.notice("ana", "") == NOTICE
+    with closing(sqlite3.connect(store.path)) as file:
+        file.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StewardSilent):
+            await hasty.extend("ana", "", "ls_1", 1, at=NOW)
+    await hasty.close()
+    assert await has(ledger) == 5 * TOKEN // 2
+    tell(store, replace(NOTICE, extend_price=price))
+    assert (await extending.extend("ana", "", "ls_1", 1, at=NOW)).is_new
+    assert await has(ledger) == 5 * TOKEN // 2
+    later = NOW + timedelta(hours=1)
+    assert await extending.give_back_left_overs(later) == 0
+    assert await has(ledger) == 5 * TOKEN // 2
+
+
+async def test_a_file_that_was_deleted_gives_nothing_back(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Who extended is forgotten: neither is it free now, nor was it free before."""
+    for n_left in (5, 3):
+        store, made = Store.open(tmp_path), Extending(ledger.fees, tmp_path)
+        tell(store, NOTICE)
+        assert (await made.extend("ana", "", "ls_1", 1, at=NOW)).is_new
+        assert await has(ledger) == n_left * TOKEN // 2
+        await made.close()
+        store.close()
+        store.path.unlink()
+    made = Extending(ledger.fees, tmp_path)
+    assert await made.give_back_left_overs(NOW + timedelta(days=1)) == 0
+    assert await has(ledger) == 3 * TOKEN // 2
+    await made.close()
 
 
 async def test_a_file_that_cannot_be_read_is_said_and_tokens_stay(
@@ -235,7 +342,7 @@ async def test_a_file_that_cannot_be_read_is_said_and_tokens_stay(
     (tmp_path / FILE).write_text("this is no database, and long enough to be seen")
     made = Extending(ledger.fees, tmp_path)
     with pytest.raises(StewardSilent):
-        await made.extend("ana", "", 1, NOW)
+        await made.extend("ana", "", "ls_1", 1, at=NOW)
     assert await has(ledger) == 7 * TOKEN // 2
     (tmp_path / FILE).unlink()
     assert await made.notice("ana", "") is None
@@ -258,9 +365,8 @@ def told(
         console.post(f"/users/{user}/grants", hub.token("ada"), grant)
         at = datetime.now(UTC)
         soon = {"stops_at": at + timedelta(minutes=5), "published_at": at}
-        store.publish(
-            [replace(NOTICE, user=user, lease=f"ls_{user}", **(soon | change))]
-        )
+        notice = replace(NOTICE, user=user, lease=f"ls_{user}", **(soon | change))
+        tell(store, notice, at=at)
         return user
 
     yield make
@@ -268,10 +374,15 @@ def told(
 
 
 def extend(
-    console: ConsoleProcess, token: str | None, extension: Any, server: str = "-"
+    console: ConsoleProcess,
+    token: str | None,
+    extension: Any,
+    lease: Any,
+    server: str = "-",
 ) -> requests.Response:
     """Ask for an extension."""
-    path, body = f"/me/servers/{server}/extension", {"extension": extension}
+    path = f"/me/servers/{server}/extension"
+    body = {"lease": lease, "extension": extension}
     return console.ask("POST", path, token, json=body)
 
 
@@ -287,8 +398,9 @@ def test_a_servers_own_token_sees_and_extends(
     assert (notice["microtokens"], notice["extend_by_s"]) == (TOKEN, 1800)
     assert (notice["n_extensions_left"], notice["next_extension"]) == (2, 1)
 
-    first = extend(console, token, 1)
-    again = extend(console, token, 1)
+    lease = notice["lease"]
+    first = extend(console, token, 1, lease)
+    again = extend(console, token, 1, lease)
     assert (first.status_code, again.status_code) == (201, 200), first.text
     assert 2070 < first.json()["seconds_left"] <= 2100
     assert first.json()["next_extension"] == 2
@@ -297,8 +409,8 @@ def test_a_servers_own_token_sees_and_extends(
     assert (entry["code"], entry["microtokens"]) == ("fee", -TOKEN)
     assert entry["note"] == "30 minutes more for your server."
 
-    assert extend(console, token, 2).status_code == 201
-    last = extend(console, token, 3)
+    assert extend(console, token, 2, lease).status_code == 201
+    last = extend(console, token, 3, lease)
     assert (last.status_code, last.json()["code"]) == (409, "no_extension")
 
 
@@ -310,7 +422,7 @@ def test_a_server_without_a_warning_has_no_notice(
     for token in (hub.server_token("bob"), hub.token("ada")):
         answer = console.ask("GET", "/me/servers/-/notice", token)
         assert (answer.status_code, answer.content) == (204, b"")
-        assert extend(console, token, 1).status_code == 409
+        assert extend(console, token, 1, "ls_1").status_code == 409
 
 
 def test_a_named_server_is_asked_for_by_its_name(
@@ -321,7 +433,9 @@ def test_a_named_server_is_asked_for_by_its_name(
     token = hub.server_token(user)
     assert console.get("/me/servers/big%20one/notice", token)["server"] == "big one"
     assert console.ask("GET", "/me/servers/-/notice", token).status_code == 204
-    assert extend(console, token, 1, "big%20one").status_code == 201
+    lease = f"ls_{user}"
+    assert extend(console, token, 1, lease).status_code == 409
+    assert extend(console, token, 1, lease, "big%20one").status_code == 201
 
 
 def test_who_has_not_enough_tokens_is_told(
@@ -329,7 +443,7 @@ def test_who_has_not_enough_tokens_is_told(
 ) -> None:
     """402, and nothing is taken."""
     user = told(extend_price=3 * TOKEN)
-    answer = extend(console, hub.server_token(user), 1)
+    answer = extend(console, hub.server_token(user), 1, f"ls_{user}")
     assert (answer.status_code, answer.json()["code"]) == (402, "not_enough")
     assert "3 tokens" in answer.json()["message"]
     assert console.get("/me", hub.token(user))["available"] == 2 * TOKEN
@@ -342,7 +456,8 @@ def test_ten_tabs_extend_once(
     user = told()
     token = hub.server_token(user)
     with ThreadPoolExecutor(10) as pool:
-        asked = [pool.submit(extend, console, token, 1) for _ in range(10)]
+        extends = partial(extend, console, token, 1, f"ls_{user}")
+        asked = [pool.submit(extends) for _ in range(10)]
     codes = sorted(each.result().status_code for each in asked)
     assert codes == [200] * 9 + [201]
     assert console.get("/me", token)["available"] == TOKEN
@@ -358,7 +473,7 @@ def test_a_console_that_is_killed_after_the_fee_takes_no_second_one(
     own_console.post(f"/users/{user}/grants", hub.token("ada"), grant)
     at = datetime.now(UTC)
     store = Store.open(own_console.folder)
-    store.publish([replace(NOTICE, user=user, stops_at=at + HALF_HOUR)])
+    tell(store, replace(NOTICE, user=user, stops_at=at + HALF_HOUR), at=at)
     token = hub.server_token(user)
     assert own_console.get("/me/servers/-/notice", token)["lease"] == "ls_1"
     ledger = own_console.url.removeprefix("sqlite:///")
@@ -368,7 +483,7 @@ def test_a_console_that_is_killed_after_the_fee_takes_no_second_one(
         ThreadPoolExecutor(1) as pool,
     ):
         file.execute("BEGIN IMMEDIATE")  # the console waits for this file now
-        asked = pool.submit(extend, own_console, token, 1)
+        asked = pool.submit(extend, own_console, token, 1, "ls_1")
         wait_until(
             lambda: books.execute("SELECT count(*) FROM fees").fetchone()[0],
             what="the fee is taken",
@@ -381,7 +496,7 @@ def test_a_console_that_is_killed_after_the_fee_takes_no_second_one(
     assert store.extensions() == {}
     own_console.begin()
     assert own_console.get("/me", token)["available"] == TOKEN
-    assert extend(own_console, token, 1).status_code == 201
+    assert extend(own_console, token, 1, "ls_1").status_code == 201
     assert own_console.get("/me", token)["available"] == TOKEN
     assert len(store.extensions()["ls_1"]) == 1
     store.close()
@@ -395,7 +510,7 @@ def test_nobody_extends_without_the_scope(
     narrow = hub.token(user, "custom:tokens:balance!user")
     for token, status in ((narrow, 403), (hub.keys["bank"], 403), (None, 401)):
         assert console.ask("GET", "/me/servers/-/notice", token).status_code == status
-        assert extend(console, token, 1).status_code == status
+        assert extend(console, token, 1, f"ls_{user}").status_code == status
     assert console.get("/me", narrow)["available"] == 2 * TOKEN
 
 
@@ -404,8 +519,51 @@ def test_what_is_no_number_of_an_extension_is_refused(
     console: ConsoleProcess, hub: BareHub, told: Callable[..., str], extension: Any
 ) -> None:
     """As the schema says."""
+    user = told()
+    answer = extend(console, hub.server_token(user), extension, f"ls_{user}")
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("lease", [None, "", 1, "x" * 300, ["ls_1"], "\ud800"])
+def test_what_is_no_lease_is_refused(
+    console: ConsoleProcess, hub: BareHub, told: Callable[..., str], lease: Any
+) -> None:
+    """As the schema says."""
     token = hub.server_token(told())
-    assert extend(console, token, extension).status_code == 422
+    assert extend(console, token, 1, lease).status_code == 422
+
+
+def test_another_lease_than_the_servers_is_not_paid_for(
+    console: ConsoleProcess, hub: BareHub, told: Callable[..., str]
+) -> None:
+    """A tab of yesterday, and who knows somebody else's lease."""
+    user = told()
+    token = hub.server_token(user)
+    answer = extend(console, token, 1, "ls_yesterday")
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_extension")
+    assert console.get("/me", token)["available"] == 2 * TOKEN
+    assert extend(console, token, 1, f"ls_{user}").status_code == 201
+    other = told()
+    assert extend(console, hub.server_token(other), 1, f"ls_{user}").status_code == 409
+
+
+def test_a_file_that_cannot_be_used_is_one_sentence_everywhere(
+    own_console: ConsoleProcess, hub: BareHub, student: Callable[..., str]
+) -> None:
+    """On every route that needs it; the rest goes on."""
+    (own_console.folder / FILE).write_text("this is no database, and long enough")
+    own_console.begin()
+    token, admin = hub.server_token(student()), hub.token("ada")
+    for answer in (
+        own_console.ask("GET", "/me/servers/-/notice", token),
+        extend(own_console, token, 1, "ls_1"),
+        own_console.ask("GET", "/steward/events", admin),
+        own_console.ask("GET", "/steward/verdicts", admin),
+    ):
+        told = (answer.status_code, answer.json()["code"])
+        assert told == (503, "steward_unavailable")
+        assert answer.json()["message"].endswith(".")
+    assert own_console.get("/me", token)["available"] == 0
 
 
 def test_admins_see_what_the_steward_did_and_thinks(
@@ -468,6 +626,9 @@ def test_the_page_warns_and_extends(
     assert "Fee" in after.text
     odd = press(browser, page, extension="x" * 5000)
     assert "The next extension is number 2" in odd.text
+    old = press(browser, page, lease="ls_yesterday", extension="2")
+    assert "started anew" in old.text
+    assert console.get("/me", hub.token(user))["available"] == TOKEN
 
 
 def test_the_page_says_what_an_extension_lacks(

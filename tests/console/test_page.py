@@ -8,7 +8,13 @@ import pytest
 import requests
 from testbed.bare_hub import BareHub
 from testbed.console import PREFIX, ConsoleProcess
-from torchroom.console.login import SESSION_S, SESSIONS_MAX, Attempt, Sessions
+from torchroom.console.login import (
+    SESSION_S,
+    SESSIONS_MAX,
+    SESSIONS_OF_USER_MAX,
+    Attempt,
+    Sessions,
+)
 
 Browse = Callable[[str], "Browser"]
 
@@ -194,9 +200,21 @@ def test_a_session_ends() -> None:
     sessions.end(name)
     assert sessions.find(name, 0) is None
     first = sessions.begin("token", 0)
-    for _ in range(SESSIONS_MAX):
-        sessions.begin("token", 0)
+    for n in range(SESSIONS_MAX):
+        sessions.begin("token", 0, f"user{n}")
     assert sessions.find(first, 0) is None
+
+
+def test_nobody_signs_others_out_by_signing_in_often() -> None:
+    """The oldest session of the same user ends."""
+    sessions = Sessions()
+    ann, first = sessions.begin("token", 0, "ann"), sessions.begin("token", 0, "bob")
+    for _ in range(SESSIONS_OF_USER_MAX - 1):
+        sessions.begin("token", 0, "bob")
+    assert sessions.find(first, 0) is not None
+    sessions.begin("token", 0, "bob")
+    assert sessions.find(first, 0) is None
+    assert sessions.find(ann, 0) is not None
 
 
 def test_an_empty_attempt_fits_nothing() -> None:

@@ -36,7 +36,7 @@ class Row:
 
 AMOUNT = {"microtokens": 1}
 PRICE = {"key": "table", "microtokens_per_hour": 1}
-EXTENSION = {"extension": 1}
+EXTENSION = {"lease": "ls_1", "extension": 1}
 HAND_OUT = {"user": "bob", "microtokens": 1}
 VOUCHERS = {"microtokens": 1, "expires_at": IN_A_YEAR}
 ALLOWANCE = {

@@ -93,8 +93,9 @@ def test_the_doctor_finds_the_deployment_well(mine: Deployment) -> None:
     on_host = levels(mine.make("doctor", accept_failure=True))
     assert {check: on_host[check] for check in asked} == dict.fromkeys(asked, "ok")
     assert on_host["isolation"] == "ok"
-    said = mine.service("hub").exec_run(["torchroom", "doctor"]).output.decode()
-    inside = levels(said)
+    said = mine.service("hub").exec_run(["torchroom", "doctor"]).output
+    assert isinstance(said, bytes)
+    inside = levels(said.decode())
     assert {check: inside[check] for check in asked - {"services"}} == dict.fromkeys(
         asked - {"services"}, "ok"
     ), said

@@ -230,13 +230,17 @@ def test_a_stranger_neither_sees_nor_extends(hub: HubProcess, user: User) -> Non
         theirs = {"Authorization": f"token {stranger.token}"}
         for method, path in (("GET", "notice"), ("POST", "extension")):
             answer = stranger.session.request(
-                method, f"{base}/{path}", headers=theirs, json={"extension": 1}
+                method,
+                f"{base}/{path}",
+                headers=theirs,
+                json={"lease": "ls_1", "extension": 1},
             )
             assert answer.status_code in {401, 403, 404}, (path, answer.text)
     # The owner's own cookies without the page's token against forged requests.
     user.session.get(f"{hub.url}/user/{user.name}/lab")
     forged = user.session.post(
-        f"{hub.url}/user/{user.name}/torchroom/extension", json={"extension": 1}
+        f"{hub.url}/user/{user.name}/torchroom/extension",
+        json={"lease": "ls_1", "extension": 1},
     )
     assert forged.status_code == 403, forged.text
     assert fee_of(user) == 0

@@ -1,6 +1,7 @@
 """Torchroom as ``make up`` starts it: what a hub that was taken over can do."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,32 @@ def test_no_server_gets_a_socket(
     assert "docker" not in user.execute("sh", "-c", find)[1]
 
 
-def test_a_hub_that_was_taken_over_does_not_get_the_machine(
+def test_the_hub_gets_at_processes_of_its_own_user(deployment: Deployment) -> None:
+    """It sees the host's processes; one of user 1000 only AppArmor keeps from it.
+
+    docs/isolation.md says so: whoever may become root on the host is not user 1000.
+    """
+    for user, is_its_own in ((1000, True), (1001, False)):
+        command = ["sleep", "600"]
+        person = subprocess.Popen(command, user=user, group=user, extra_groups=[])
+        try:
+            seen = inside(deployment, "python3", "-c", REACH, str(person.pid))
+        finally:
+            person.kill()
+            person.wait(10)
+        assert seen.startswith("1000 True"), seen
+        reaches = is_its_own and not has_apparmor()
+        assert ("reached root" in seen) is reaches, seen
+        assert ("ptrace 0" in seen) is reaches, seen
+
+
+def has_apparmor() -> bool:
+    """Whether the kernel confines containers to Docker's profile."""
+    switch = Path("/sys/module/apparmor/parameters/enabled")
+    return switch.exists() and switch.read_text().strip() == "Y"
+
+
+def test_a_hub_that_was_taken_over_gets_no_more_from_the_engine(
     deployment: Deployment, engine: docker.DockerClient, people: Callable[[str], User]
 ) -> None:
     """From inside its container: a way out, a look at the gate, the hub's own data."""

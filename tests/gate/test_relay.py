@@ -82,11 +82,11 @@ def test_a_request_is_written_anew(stage: Stage) -> None:
 def test_whose_it_is_is_asked_once(stage: Stage) -> None:
     """Labels and ids never change; names are asked for each time."""
     for _ in range(3):
-        stage.say(request("POST", f"/containers/{stage.mine}/start"))
+        stage.say(request("POST", f"/containers/{stage.mine}/stop"))
     asked = [raw for raw in stage.engine.heard if raw not in stage.engine.told]
     assert len(asked) == 1
     for _ in range(2):
-        stage.say(request("POST", "/containers/lab-ann/start"))
+        stage.say(request("POST", "/containers/lab-ann/stop"))
     asked = [raw for raw in stage.engine.heard if raw not in stage.engine.told]
     assert len(asked) == 3
 
@@ -233,6 +233,20 @@ def test_a_container_of_an_image_made_from_a_server_is_not_ours(stage: Stage) ->
     """It has the same labels, and another name."""
     stage.engine.add("c", "copy", **labels("lab-ann"))
     stage.refuses(request("POST", "/containers/copy/start"))
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "LD_AUDIT"])
+def test_no_server_starts_whose_image_loads_code_into_hooks(
+    stage: Stage, name: str
+) -> None:
+    """What the image brings is in the container's environment, asked for each time."""
+    config = stage.engine.containers["lab-ann"]["Config"]
+    stage.say(request("POST", f"/containers/{stage.mine}/start"))
+    assert len(stage.engine.told) == 1
+    config["Env"] = ["A=b", f"{name}=./hook.so"]
+    for ref in (stage.mine, "lab-ann"):
+        message = stage.refuses(request("POST", f"/containers/{ref}/start"))
+        assert name in message
 
 
 def test_a_volume_is_mounted_only_if_it_is_a_home_of_this_hub(stage: Stage) -> None:

@@ -114,6 +114,11 @@ def test_events_are_those_of_this_hub() -> None:
         ("GET", "/images/json"),
         ("POST", "/images/create?fromSrc=-&repo=x"),
         ("POST", "/images/create?fromImage=x"),  # every tag of it
+        ("POST", "/images/create?fromImage=a/b:1.0&tag=evil"),  # the engine's choice
+        ("POST", f"/images/create?fromImage=a/b@sha256:{'a' * 64}&tag=1"),
+        ("POST", "/images/create?fromImage=a:5000/b:1&tag=2"),
+        ("POST", "/images/create?fromImage=a&tag=b:c"),
+        ("POST", "/images/create?fromImage=a&tag=b/c"),
         ("POST", "/images/create?fromImage=x&tag=1&changes=USER%20root"),
         ("POST", "/auth"),
         ("POST", "/swarm/init"),
@@ -508,6 +513,9 @@ def test_a_limit_that_is_missing_is_refused(key: str) -> None:
         ("Volumes", {"/x": {"a": 1}}),
         ("Volumes", {"/a/../b": {}}),
         ("Volumes", ["/x"]),
+        ("Volumes", {"/elsewhere": {}}),
+        ("Volumes", {"/proc": {}}),
+        ("Volumes", {f"/run/nvidia-container-devices/{UUID}": {}}),
         ("ExposedPorts", {"1-65535/tcp": {}}),
         ("Image", None),
         ("Image", 5),
@@ -563,7 +571,8 @@ def test_what_a_site_allows_is_let_through_and_no_more() -> None:
         images=("school/*:1",),
         mounts=(("/srv/data", False), ("models", True)),
     )
-    assert check(server(Binds=["/srv/data:/data:ro", "models:/m:rw"]), allows) == []
+    shared = server(Binds=["/srv/data:/data:ro", "models:/m:rw"])
+    assert check(shared | {"Volumes": {"/data": {}, "/m": {}}}, allows) == []
     for wrong in (
         "/srv/data:/data:rw",
         "/srv/data:/data",
@@ -571,10 +580,12 @@ def test_what_a_site_allows_is_let_through_and_no_more() -> None:
         "/srv:/d:ro",
     ):
         with pytest.raises(Refused):
-            check(server(Binds=[wrong]), allows)
+            check(server(Binds=[wrong]) | {"Volumes": {}}, allows)
     with pytest.raises(Refused, match="image"):
         check(server() | {"Image": "evil/image:1"}, allows)
     judge("POST", "/images/create?fromImage=school/x&tag=1", allows)
+    judge("POST", "/images/create?fromImage=a.b:5000/c_d/e&tag=1.0-x")
+    judge("POST", f"/images/create?fromImage=x&tag=sha256:{'a' * 64}")
     with pytest.raises(Refused):
         judge("POST", "/images/create?fromImage=school/x&tag=2", allows)
 

@@ -36,6 +36,7 @@ def images(user_image: str) -> dict[str, str]:
         "base": base.TAG,
         "pytorch": user_image,
         "proxy": f"torchroom/proxy:{version}",
+        "tls": f"torchroom/tls:{version}",
         "firewall": f"torchroom/firewall:{version}",
         "hub": f"torchroom/hub:{version}",
     }

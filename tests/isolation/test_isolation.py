@@ -2,18 +2,20 @@
 
 import ipaddress
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
 import pytest
+import requests
 from docker.models.containers import Container
 from testbed import isolation
 from testbed.engine import run, wait_until
 from testbed.hub import Deployment, RefusedError, User, crowd, execute, together
 from testbed.isolation import ANSWERS_UDP, TABLE, Case, Targets, address, reached
-from testbed.outside import NEAR, SERVE, outside, serving
+from testbed.outside import NEAR, SERVE, entering, outside, serving
 
 pytestmark = pytest.mark.docker
 
@@ -22,6 +24,7 @@ OUTSIDE = (isolation.INTERNET, *isolation.METADATA, isolation.LAN, isolation.LIC
 PORTS = (isolation.WEB, isolation.LICENCE_PORT)
 ALLOWED = f"{isolation.LICENCES}:{isolation.LICENCE_PORT}"
 MENDED_WITHIN_S = 15
+FORWARD = ("iptables", "-w", "-I", "FORWARD", "1")
 
 
 @dataclass
@@ -185,6 +188,28 @@ def test_addresses_of_servers_are_never_the_deployments(room: Room) -> None:
         assert address(container, "_servers") == str(subnet[place])
 
 
+CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)
+    print("open")
+except OSError as error:
+    print(repr(error))
+"""
+
+
+@pytest.mark.parametrize("target", ["proxy", "hub-api", "neighbour"])
+def test_nobody_outside_gets_in_by_a_route_over_the_host(
+    room: Room, target: str
+) -> None:
+    """Not even at the proxy: its port is published for this machine only."""
+    where, port = room.targets[target]
+    ask = [sys.executable, "-c", CONNECT, where, str(port)]
+    assert run(*ask).strip() == "open"  # from the host itself
+    run(*entering(), "ip", "route", "replace", f"{where}/32", "via", NEAR)
+    assert run(*entering(), *ask).strip() != "open"
+
+
 SHOUT = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -335,6 +360,67 @@ def test_rules_that_were_flushed_come_back(room: Room) -> None:
     assert room.student.answers()
     firewall = room.deployment.service("firewall")
     assert b"were not as they were put: mended" in firewall.logs()
+
+
+def in_front() -> str:
+    """What decides first about what is forwarded."""
+    found = run("iptables", "-w", "-S", "FORWARD").splitlines()
+    return next((rule for rule in found if rule.startswith("-A ")), "")
+
+
+@pytest.mark.parametrize("before", ["-j ACCEPT", ""])
+def test_what_passes_before_dockers_chain_is_noticed(room: Room, before: str) -> None:
+    """A rule put in front, or FORWARD flushed: else servers would reach each other."""
+    saved = run("iptables-save", "-t", "filter")
+    policy = run("iptables", "-w", "-S", "FORWARD").splitlines()[0].split()[-1]
+    firewall = room.deployment.service("firewall")
+    firewall.stop()  # so that it is certain what it finds
+    try:
+        if before:
+            run(*FORWARD, *before.split())
+        else:
+            run("iptables", "-w", "-F", "FORWARD")
+            run("iptables", "-w", "-P", "FORWARD", "ACCEPT")
+        hurt = reached(room.student.container(), room.targets)
+        assert hurt["neighbour"] == "open"  # it matters
+        firewall.start()
+        wait_until(
+            lambda: in_front() == "-A FORWARD -j DOCKER-USER",
+            what="Docker's chain leads again",
+            within_s=MENDED_WITHIN_S,
+        )
+        answers = reached(room.student.container(), room.targets)
+        closed = ("neighbour", "stranger", "database", *isolation.METADATA)
+        assert "open" not in {answers[target] for target in closed}
+        assert answers["hub-api"] == "open"
+    finally:
+        firewall.start()
+        run("iptables", "-w", "-P", "FORWARD", policy)
+        wanted = [x for x in saved.splitlines() if x.startswith("-A FORWARD ")]
+        run("iptables", "-w", "-F", "FORWARD")
+        for rule in wanted:
+            run("iptables", "-w", *rule.split())
+
+
+def test_a_running_firewall_keeps_dockers_chain_in_front(room: Room) -> None:
+    """Not only when it starts."""
+    run(*FORWARD, "-i", "lo", "-j", "ACCEPT")
+    try:
+        wait_until(
+            lambda: in_front() == "-A FORWARD -j DOCKER-USER",
+            what="Docker's chain leads again",
+            within_s=MENDED_WITHIN_S,
+        )
+    finally:
+        run("iptables", "-w", "-D", "FORWARD", "-i", "lo", "-j", "ACCEPT")
+
+
+def test_a_path_that_says_nothing_is_no_fault_of_the_proxys(room: Room) -> None:
+    """It answers 400, and its log shows no stack trace."""
+    found = requests.get(f"{room.deployment.url}/%ff", timeout=20)
+    assert found.status_code == 400
+    logs = room.deployment.service("proxy").logs()
+    assert b"URIError" not in logs
 
 
 def test_a_kernel_that_filters_no_bridges_is_noticed(room: Room) -> None:

@@ -235,6 +235,19 @@ async def test_what_was_paid_lately_is_listed(till: Till, books: Books) -> None:
     assert await till.fees.paid(NOW, NOW + HOUR) == [Paid("2", "ada", TOKEN + 2)]
 
 
+async def test_what_was_paid_under_a_key_is_found(till: Till, books: Books) -> None:
+    """Until it is given back."""
+    await books.give("ada", 9 * TOKEN)
+    assert await till.fees.paid_for("k") is None
+    for _ in range(2):
+        await till.take(TOKEN)
+        assert await till.fees.paid_for("k") == Paid("k", "ada", TOKEN)
+        await till.fees.give_back("k", at=NOW, why="")
+        assert await till.fees.paid_for("k") is None
+    with pytest.raises(BadInput):
+        await till.fees.paid_for("")
+
+
 @pytest.mark.parametrize("amount", [0, -1, 1.5, True, None, 10**16])
 async def test_an_amount_is_more_than_nothing(
     till: Till, books: Books, amount: Any

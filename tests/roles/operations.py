@@ -150,7 +150,7 @@ OPERATIONS: dict[str, Operation] = {
     "take more time for one's own server": console(
         "POST",
         "/me/servers/-/extension",
-        body={"extension": 1},
+        body={"lease": "ls_1", "extension": 1},
         done=frozenset({409}),  # there is nothing to extend
     ),
     # ---- somebody else of the same course

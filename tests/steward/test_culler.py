@@ -16,8 +16,8 @@ TIMEOUT, MAX_AGE = timedelta(minutes=90), timedelta(hours=8)
 TICK = timedelta(microseconds=1)
 AROUND = [timedelta(), TIMEOUT - TICK, TIMEOUT, TIMEOUT + TICK, MAX_AGE - TICK,
           MAX_AGE, MAX_AGE + TICK, timedelta(days=9)]  # fmt: skip
-TOLD = Told("", Reason.CPU_IDLE, LONG_AGO, LONG_AGO)
-"""They do not warn; ours were warned."""
+TOLD = [Told("", reason, LONG_AGO, NOW) for reason in Reason]
+"""They do not warn; ours were warned of this moment."""
 
 
 def cases() -> list[tuple[datetime | None, datetime | None]]:
@@ -59,7 +59,8 @@ async def test_the_same_servers_end(
             "ls", name, server, "cpu", "",
             ready_at=NOW, started_at=started, last_activity=active,
         )  # fmt: skip
-        if judge(found, rules, [], NOW, TOLD).verdict is Verdict.STOP:
+        judged = [judge(found, rules, [], NOW, told) for told in TOLD]
+        if any(each.verdict is Verdict.STOP for each in judged):
             ours.add((name, server))
     options = {
         "inactive_limit": int(limit.total_seconds()),

@@ -125,10 +125,25 @@ class TestMail:
         ("älice", "school.edu", None),
         ("a" * 250, "school.edu", None),
         ("", "school.edu", None),
+        ("a..b", "school.edu", None),
+        (".a", "school.edu", None),
+        ("a.", "school.edu", None),
+        ("a@-b.edu", "", None),
+        ("a@b..edu", "", None),
+        ("a.b+c", "school.edu", "a.b+c@school.edu"),
     ],
 )
 def test_who_is_written_to(user: str, domain: str, address: str | None) -> None:
     assert address_of(user, domain) == address
+
+
+@given(st.emails() | st.from_regex(r"[a-z.+-]{1,9}@[a-z.-]{1,9}", fullmatch=True))
+def test_who_has_an_address_can_be_written_to(user: str) -> None:
+    if (address := address_of(user, "")) is not None:
+        event = replace(EVENT, user=user)
+        assert (
+            compose(replace(MESSAGE, event=event), address, SENDER, NOW)["To"] == user
+        )
 
 
 @given(st.text(), st.text(), st.text())
@@ -223,6 +238,7 @@ class Odd:
         self.errors: list[Undelivered] = []
         self.waits: asyncio.Event | None = None
         self.has_taken = asyncio.Semaphore(0)
+        self.breaks_at = ""
 
     def reaches(self, user: str) -> bool:
         return bool(user)
@@ -230,6 +246,8 @@ class Odd:
     async def send(self, message: Message) -> None:
         if self.waits:
             await self.waits.wait()
+        if message.id == self.breaks_at:
+            raise IndexError("a bug")
         if self.errors:
             raise self.errors.pop(0)
         self.taken.append(message.id)
@@ -298,6 +316,20 @@ class TestOutbox:
         office.note()
         office.mail.errors = [Undelivered("no such user", is_final=True)]
         await office.outbox.once()
+        assert office.left == []
+
+    async def test_one_that_breaks_its_receiver_holds_up_nobody(
+        self, office: Office
+    ) -> None:
+        """It counts as a try, and is given up in the end."""
+        office.note(2)
+        office.mail.breaks_at = "0-mail"
+        await office.outbox.once()
+        assert office.mail.taken == ["1-mail"]
+        assert office.left == ["0-mail"]
+        for _ in range(TRIES_MAX):
+            office.clock.time += HOUR
+            await office.outbox.once()
         assert office.left == []
 
     async def test_a_warning_is_not_sent_after_the_stop(self, office: Office) -> None:

@@ -4,11 +4,13 @@ import tomllib
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from steward.lab import HOUR, LONG_AGO, MINUTE, NOW, Lease, Room
 from torchroom.steward import reading
+from torchroom.steward.hub import Hub
 from torchroom.steward.model import Reason, Verdict
 from torchroom.steward.rules import Policy
 
@@ -100,6 +102,35 @@ async def test_a_missing_reading_only_interrupts_a_countdown(room: Room) -> None
     assert room.actions == ["warned", "stopped"]
 
 
+async def test_an_extension_ends_a_countdown_that_stands_still(room: Room) -> None:
+    lease = idle(room)
+    await room.look(20 * MINUTE)
+    (notice,) = room.store.notices()
+    lease.use, lease.idle_since = "unknown", None
+    await room.look(MINUTE)
+    assert room.store.extend(notice, room.clock.time)
+    assert await room.look(SECOND) is None
+    assert (room.store.notices(), room.store.told()) == ([], {})
+
+
+async def test_one_that_does_not_depend_on_readings_goes_on_without_them(
+    room: Room,
+) -> None:
+    """An age at which busy servers are stopped, too; an extension moves it."""
+    room.policy = rules("[default]\nmax_age_hours = 1\nmax_age_stops_busy = true\n")
+    room.begin()
+    room.hub.add(Lease("ls_1", "alice", use="unknown", ready_at=NOW))
+    await room.look(50 * MINUTE)
+    (notice,) = room.store.notices()
+    assert (notice.reason, notice.stops_at) == (Reason.MAX_AGE, NOW + HOUR)
+    assert room.store.extend(notice, room.clock.time)
+    await room.look(SECOND)
+    assert (room.store.notices(), room.store.told()) == ([], {})
+    await room.look(30 * MINUTE)
+    await room.look(10 * MINUTE)
+    assert room.actions == ["warned", "warned", "stopped"]
+
+
 async def test_after_one_that_breaks_the_row_it_begins_anew(room: Room) -> None:
     lease = idle(room)
     await room.look(20 * MINUTE)
@@ -119,6 +150,93 @@ async def test_a_named_server_is_stopped_by_its_name(room: Room) -> None:
     await until_stop(room)
     assert len(room.hub.stopped) == 1
     assert room.hub.leases == {}
+
+
+@pytest.mark.parametrize("name", [".", "..", "...", "a b", "ü", "a%2Fb", "a?b#c"])
+async def test_no_name_becomes_another_path(room: Room, name: str) -> None:
+    """Of a user or a server; ".." would be the user instead of the server."""
+    lease = room.hub.add(Lease("ls_1", name, server=name))
+    lease.idle(NOW)
+    asked = []
+
+    async def keeps(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode("ascii"))
+        return httpx.Response(204)
+
+    client = Hub("http://hub/hub/api", "x", transport=httpx.MockTransport(keeps))
+    await client.stop(name, name)
+    await client.stop(name, "")
+    same = (
+        quote(name, safe="").replace(".", "%2E")
+        if not name.strip(".")
+        else quote(name, safe="")
+    )
+    assert asked == [
+        f"/hub/api/users/{same}/servers/{same}",
+        f"/hub/api/users/{same}/server",
+    ]
+    assert lease.id in room.hub.leases
+
+
+async def test_after_an_outage_users_are_warned_anew(room: Room) -> None:
+    """The GPU computed while the steward was away, and is idle again."""
+    lease = idle(room)
+    await room.look(20 * MINUTE)
+    lease.idle(NOW + 5 * HOUR)
+    await room.look(6 * HOUR)
+    (notice,) = room.store.notices()
+    assert notice.stops_at == room.clock.time + 10 * MINUTE
+    assert room.actions == ["warned", "warned"]
+    await room.look(10 * MINUTE)
+    assert room.actions == ["warned", "warned", "stopped"]
+
+
+async def test_another_reason_is_told_anew(room: Room) -> None:
+    lease = idle(room)
+    lease.tokens_end_at = NOW + 29 * MINUTE
+    await room.look(20 * MINUTE)
+    lease.tokens_end_at = None
+    await room.look(10 * MINUTE)
+    found = [(e.action, e.reason) for e in reversed(room.store.events())]
+    assert found == [("warned", "tokens"), ("warned", "idle")]
+    (notice,) = room.store.notices()
+    assert notice.stops_at == room.clock.time + 10 * MINUTE
+
+
+async def test_messages_about_one_thing_go_out_once_an_hour(room: Room) -> None:
+    """Also if a GPU computes for a moment again and again."""
+    lease = idle(room)
+    for _ in range(4):
+        lease.idle(room.clock.time)
+        await room.look(20 * MINUTE)
+        lease.busy()
+        await room.look(SECOND)
+    assert room.actions == ["warned"] * 4
+    sent = [id_ for id_ in room.posts if id_.endswith("mail")]
+    assert len(sent) == 2
+
+
+async def test_a_server_whose_size_is_not_told_is_left_alone(room: Room) -> None:
+    """It runs since an older hub; its size may be allowed more than the default."""
+    lease = idle(room)
+    lease.offer = ""
+    await until_stop(room)
+    assert (room.actions, room.hub.stopped) == ([], [])
+
+
+async def test_one_that_ends_before_it_is_stopped_was_not_stopped(room: Room) -> None:
+    lease = idle(room)
+    await room.look(20 * MINUTE)
+
+    def ends(line: str) -> None:
+        if line.startswith("POST"):
+            room.hub.leases.pop(lease.id, None)
+
+    room.hub.on = ends
+    await room.look(10 * MINUTE)
+    await room.look(SECOND)
+    assert room.actions == ["warned"]
+    assert room.store.claims() == {}
 
 
 async def test_an_extension_keeps_it(room: Room) -> None:
@@ -363,7 +481,7 @@ async def test_many_are_stopped_a_few_at_a_time(room: Room) -> None:
 # -- kills -----------------------------------------------------------------------------
 
 STEPS = [
-    "claim", "POST", "answer to POST", "mark", "DELETE", "answer to DELETE", "unclaim",
+    "claim", "mark", "POST", "answer to POST", "DELETE", "answer to DELETE", "unclaim",
 ]  # fmt: skip
 
 

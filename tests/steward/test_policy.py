@@ -19,6 +19,7 @@ from steward.lab import (
 from torchroom.steward.model import (
     Extension,
     GpuUse,
+    Judgement,
     Reason,
     Server,
     Told,
@@ -30,11 +31,18 @@ from torchroom.steward.rules import AfterHours, Rules
 from torchroom.steward.windows import Window
 
 RULES = Rules()
-TOLD = Told("ls_1", Reason.IDLE, LONG_AGO, LONG_AGO)
-"""Warned long ago of a stop that should have been."""
 ALWAYS_OVER = Window(frozenset(range(7)), NOW.time().replace(hour=8),
                      NOW.time().replace(hour=11), ZoneInfo("UTC"))  # fmt: skip
 CLOSED = replace(RULES, windows=(ALWAYS_OVER,), after_hours=AfterHours.STOP)
+
+
+def when_told(
+    server: Server, rules: Rules, taken: list[Extension] | None = None
+) -> Judgement:
+    """What becomes of a server at a moment of which its user was warned in time."""
+    tolds = [Told("ls_1", reason, NOW - 10 * MINUTE, NOW) for reason in Reason]
+    found = [judge(server, rules, taken or [], NOW, told) for told in tolds]
+    return next((each for each in found if each.verdict is Verdict.STOP), found[0])
 
 
 def extension(until: datetime, k: int = 1) -> Extension:
@@ -54,7 +62,7 @@ class TestIdleGpu:
         assert judged.stops_at == NOW + left * MINUTE
 
     def test_it_is_stopped_when_it_was_told(self) -> None:
-        told = replace(TOLD, stops_at=NOW, since=NOW - 10 * MINUTE)
+        told = Told("ls_1", Reason.IDLE, NOW - 10 * MINUTE, NOW)
         judged = judge(idle_server(30 * MINUTE), RULES, [], NOW, told)
         assert (judged.verdict, judged.reason) == (Verdict.STOP, Reason.IDLE)
         assert judged.sentence == (
@@ -67,6 +75,18 @@ class TestIdleGpu:
         judged = judge(idle_server(5 * HOUR), RULES, [], NOW)
         assert (judged.verdict, judged.stops_at) == (Verdict.WARN, NOW + 10 * MINUTE)
 
+    def test_a_warning_of_an_earlier_idleness_does_not_count(self) -> None:
+        """The steward was away meanwhile."""
+        told = Told("ls_1", Reason.IDLE, NOW - 9 * HOUR, NOW - 9 * HOUR + 10 * MINUTE)
+        judged = judge(idle_server(5 * HOUR), RULES, [], NOW, told)
+        assert (judged.verdict, judged.stops_at) == (Verdict.WARN, NOW + 10 * MINUTE)
+
+    def test_nor_does_one_for_another_reason(self) -> None:
+        """Their tokens were to end; they bought some; the GPU was idle all the time."""
+        told = Told("ls_1", Reason.TOKENS, NOW - 11 * MINUTE, NOW - MINUTE)
+        judged = judge(idle_server(31 * MINUTE), RULES, [], NOW, told)
+        assert (judged.reason, judged.stops_at) == (Reason.IDLE, NOW + 10 * MINUTE)
+
     def test_several_gpus_may_wait_longer(self) -> None:
         judged = judge(idle_server(45 * MINUTE, n_slots=2), RULES, [], NOW)
         assert judged.stops_at == NOW + 15 * MINUTE
@@ -78,11 +98,11 @@ class TestIdleGpu:
 
     def test_activity_in_the_browser_does_not_keep_it(self) -> None:
         server = idle_server(30 * MINUTE, last_activity=NOW)
-        assert judge(server, RULES, [], NOW, TOLD).verdict is Verdict.STOP
+        assert when_told(server, RULES).verdict is Verdict.STOP
 
     def test_a_site_can_switch_it_off(self) -> None:
         rules = replace(RULES, gpu_idle=None)
-        assert judge(idle_server(50 * HOUR), rules, [], NOW, TOLD).stops_at is None
+        assert when_told(idle_server(50 * HOUR), rules).stops_at is None
 
     def test_its_user_reads_what_to_do(self) -> None:
         judged = judge(idle_server(20 * MINUTE), RULES, [], NOW)
@@ -98,7 +118,7 @@ class TestExtensions:
 
     def test_one_moves_the_end(self) -> None:
         server = idle_server(29 * MINUTE)
-        judged = judge(server, RULES, [extension(NOW + 31 * MINUTE)], NOW, TOLD)
+        judged = when_told(server, RULES, [extension(NOW + 31 * MINUTE)])
         assert (judged.verdict, judged.stops_at) == (Verdict.KEEP, NOW + 31 * MINUTE)
 
     def test_there_are_so_many(self) -> None:
@@ -108,10 +128,16 @@ class TestExtensions:
         assert not judge(server, RULES, taken, NOW).can_extend
 
     def test_none_is_sold_that_something_else_would_cut_short(self) -> None:
-        server = idle_server(25 * MINUTE, tokens_end_at=NOW + 20 * MINUTE)
+        server = idle_server(20 * MINUTE, tokens_end_at=NOW + 20 * MINUTE)
         assert not judge(server, RULES, [], NOW).can_extend
-        richer = replace(server, tokens_end_at=NOW + 60 * MINUTE)
+        richer = replace(server, tokens_end_at=NOW + 70 * MINUTE)
         assert judge(richer, RULES, [], NOW).can_extend
+
+    def test_nor_one_whose_price_would(self) -> None:
+        """What it costs is not there to run on; as much again must be left."""
+        server = idle_server(20 * MINUTE, tokens_end_at=NOW + 41 * MINUTE)
+        assert not judge(server, RULES, [], NOW).can_extend
+        assert judge(server, replace(RULES, extend_price=0), [], NOW).can_extend
 
     def test_the_hours_of_a_course_cannot_be_extended(self) -> None:
         judged = judge(gpu_server(course="c"), CLOSED, [extension(NOW + HOUR)], NOW)
@@ -124,10 +150,10 @@ class TestMaximumAge:
     RULES = replace(RULES, max_age=12 * HOUR)
 
     def test_a_busy_gpu_goes_on(self) -> None:
-        assert judge(gpu_server(), self.RULES, [], NOW, TOLD).verdict is Verdict.KEEP
+        assert when_told(gpu_server(), self.RULES).verdict is Verdict.KEEP
 
     def test_it_ends_once_it_is_idle(self) -> None:
-        judged = judge(idle_server(15 * MINUTE), self.RULES, [], NOW, TOLD)
+        judged = when_told(idle_server(15 * MINUTE), self.RULES)
         assert (judged.verdict, judged.reason) == (Verdict.STOP, Reason.MAX_AGE)
 
     def test_a_pause_of_a_training_is_no_end(self) -> None:
@@ -141,7 +167,7 @@ class TestMaximumAge:
 
     def test_a_site_can_stop_busy_ones_too(self) -> None:
         rules = replace(self.RULES, max_age_stops_busy=True)
-        judged = judge(gpu_server(), rules, [], NOW, TOLD)
+        judged = when_told(gpu_server(), rules)
         assert (judged.verdict, judged.reason) == (Verdict.STOP, Reason.MAX_AGE)
 
 
@@ -150,7 +176,7 @@ class TestHealth:
 
     def test_a_training_on_a_sick_gpu_goes_on(self) -> None:
         server = gpu_server(health="quarantined", health_why="Xid 63")
-        judged = judge(server, RULES, [], NOW, TOLD)
+        judged = when_told(server, RULES)
         assert (judged.verdict, judged.stops_at) == (Verdict.WARN, None)
         assert judged.sentence == (
             "A GPU of this server is taken out of service: Xid 63. What runs on it may "
@@ -159,7 +185,7 @@ class TestHealth:
 
     def test_it_ends_once_it_is_idle(self) -> None:
         server = idle_server(15 * MINUTE, health="draining")
-        judged = judge(server, RULES, [], NOW, TOLD)
+        judged = when_told(server, RULES)
         assert (judged.verdict, judged.reason) == (Verdict.STOP, Reason.HEALTH)
 
     def test_a_gpu_that_is_watched_is_used(self) -> None:
@@ -176,14 +202,14 @@ class TestTokens:
         assert (judged.verdict, judged.reason) == (Verdict.WARN, Reason.TOKENS)
         assert "in 7 minutes" in judged.sentence
         over = replace(server, tokens_end_at=NOW - MINUTE)
-        assert judge(over, RULES, [], NOW, TOLD).verdict is Verdict.KEEP
+        assert when_told(over, RULES).verdict is Verdict.KEEP
 
 
 class TestHours:
     """The hours of a course."""
 
     def test_when_they_are_over_busy_servers_end_too(self) -> None:
-        judged = judge(gpu_server(course="c"), CLOSED, [], NOW, TOLD)
+        judged = when_told(gpu_server(course="c"), CLOSED)
         assert (judged.verdict, judged.reason) == (Verdict.STOP, Reason.WINDOW_OVER)
 
     def test_they_are_warned_before(self) -> None:
@@ -194,7 +220,7 @@ class TestHours:
 
     def test_a_course_that_keeps_its_servers_keeps_them(self) -> None:
         rules = replace(CLOSED, after_hours=AfterHours.KEEP)
-        assert judge(gpu_server(), rules, [], NOW, TOLD).verdict is Verdict.KEEP
+        assert when_told(gpu_server(), rules).verdict is Verdict.KEEP
 
 
 class TestCpu:
@@ -202,13 +228,13 @@ class TestCpu:
 
     def test_an_idle_one_is_warned_and_stopped(self) -> None:
         warned = judge(cpu_server(80 * MINUTE), RULES, [], NOW)
-        stopped = judge(cpu_server(90 * MINUTE), RULES, [], NOW, TOLD)
+        stopped = when_told(cpu_server(90 * MINUTE), RULES)
         assert (warned.verdict, warned.reason) == (Verdict.WARN, Reason.CPU_IDLE)
         assert (stopped.verdict, stopped.reason) == (Verdict.STOP, Reason.CPU_IDLE)
 
     def test_its_age_counts_although_it_is_active(self) -> None:
         rules = replace(RULES, max_age=HOUR)
-        judged = judge(cpu_server(MINUTE), rules, [], NOW, TOLD)
+        judged = when_told(cpu_server(MINUTE), rules)
         assert (judged.verdict, judged.reason) == (Verdict.STOP, Reason.MAX_AGE)
 
 
@@ -282,8 +308,7 @@ def test_nobody_is_stopped_without_a_warning(
     judged = judge(server, rules, taken, NOW, told)
     if judged.verdict is Verdict.STOP and rules.warn_before > timedelta():
         assert told is not None
-        assert told.stops_at is not None
-        assert told.stops_at <= NOW
+        assert (told.reason, told.stops_at) == (judged.reason, judged.stops_at)
         assert judged.stops_at is not None
         assert judged.stops_at <= NOW
 

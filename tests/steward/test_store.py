@@ -1,5 +1,6 @@
 """What the steward keeps: over restarts, between processes, and bounded."""
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from torchroom.steward import store as stores
 from torchroom.steward.model import (
     Claim,
     Event,
+    Extension,
     Look,
     Notice,
     Post,
@@ -21,6 +23,7 @@ from torchroom.steward.model import (
     Told,
     Verdict,
 )
+from torchroom.steward.schema import VERSIONS
 from torchroom.steward.store import FILE, Store, StoreError, TooLate
 
 NOTICE = Notice(
@@ -80,6 +83,27 @@ class TestExtensions:
         assert (taken.k, taken.until) == (1, NOW + 40 * MINUTE)
         assert store.extensions(["ls_2"]) == {}
         assert store.extensions(["ls_1"]) == {"ls_1": [taken]}
+
+    def test_what_was_taken_is_told_to_its_owner_only(self, store: Store) -> None:
+        """Without a notice, too."""
+        assert store.taken("alice", "lab", "ls_1", 1) is None
+        store.publish([NOTICE])
+        store.extend(NOTICE, NOW)
+        store.publish([])
+        told = store.taken("alice", "lab", "ls_1", 1)
+        assert told
+        assert (told.lease, told.user, told.server) == ("ls_1", "alice", "lab")
+        assert (told.reason, told.stops_at) == (Reason.IDLE, NOW + 40 * MINUTE)
+        assert (told.extend_by, told.extend_price) == (30 * MINUTE, 10**6)
+        assert (told.n_extensions_left, told.next_extension) == (0, 2)
+        assert "until 12:40 UTC" in told.sentence
+        for other in (
+            ("bob", "lab", "ls_1", 1),
+            ("alice", "", "ls_1", 1),
+            ("alice", "lab", "ls_2", 1),
+            ("alice", "lab", "ls_1", 2),
+        ):
+            assert store.taken(*other) is None
 
     def test_one_that_comes_late_counts_from_then(self, store: Store) -> None:
         store.extend(NOTICE, NOW + 11 * MINUTE)
@@ -184,6 +208,78 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     good.close()
     with pytest.raises(StoreError, match="closed"):
         good.notices()
+
+
+def test_each_file_has_an_id_of_its_own(tmp_path: Path) -> None:
+    """The same for all who have it open; another once it was deleted."""
+    first, second = Store.open(tmp_path), Store.open(tmp_path)
+    assert first.id == second.id
+    assert re.fullmatch("[0-9a-f]{32}", first.id)
+    first.close()
+    second.close()
+    (tmp_path / FILE).unlink()
+    assert Store.open(tmp_path).id != first.id
+
+
+def test_a_file_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    """With an id, and with what was extended."""
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.executescript(VERSIONS[0] + "; PRAGMA user_version = 1")
+        db.execute(
+            "INSERT INTO extensions VALUES ('ls_1', 1, 60.0, ?, ?)",
+            [NOW.isoformat(), (NOW + MINUTE).isoformat()],
+        )
+    store = Store.open(tmp_path)
+    assert store.id == Store.open(tmp_path).id != ""
+    assert store.extensions() == {"ls_1": [Extension(1, MINUTE, NOW, NOW + MINUTE)]}
+    assert store.taken("alice", "lab", "ls_1", 1) is None
+    assert not store.extend(NOTICE, NOW)
+
+
+ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from torchroom.steward.model import Event
+from torchroom.steward.store import Store, StoreError
+import datetime as d
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    store = Store.open(Path(sys.argv[1]))
+    print("open", flush=True)
+    at = d.datetime(2026, 6, 1, tzinfo=d.UTC)
+    while True:
+        store.note(Event(at, "warned", "ls_1", "alice", "", "idle", "x" * 500))
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("size", [0, 5000, 40_000, 400_000])
+def test_a_full_disk_is_a_sentence(tmp_path: Path, size: int) -> None:
+    """Where it shows first, too: when the file is made. It works again with room."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, str(tmp_path), str(size)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    said = done.stdout.splitlines()
+    assert ("open" in said) == (size == 400_000)
+    assert re.fullmatch(r".*sqlite cannot be used: .*(full|I/O).*\.", said[-1]), said
+    Store.open(tmp_path).note(EVENT)
+
+
+def test_a_file_that_somebody_holds_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "BUSY_WITHIN_S", 0.1)
+    store, other = Store.open(tmp_path), sqlite3.connect(tmp_path / FILE)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked"):
+        store.extend(NOTICE, NOW)
+    assert store.extensions() == {}
+    other.close()
+    assert store.extend(NOTICE, NOW)
 
 
 def test_those_who_make_the_file_at_once(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Traces of GPU use: no training is stopped, every idle GPU comes back in time."""
 
 import pytest
-from testbed.traces.load import Load, Timeline
+from testbed.traces.load import NOBODY, Load, Timeline
+from testbed.traces.machine import Machine
 from testbed.traces.replay import INTERVAL_S, Outcome, ours, theirs
 from testbed.traces.scenarios import GENERATORS, LENGTH_S, Trace, traces
 from torchroom.steward.rules import Policy
@@ -20,6 +21,17 @@ def test_nothing_that_works_is_stopped_and_what_is_idle_comes_back(name: str) ->
         assert late_s is not None
         assert late_s <= INTERVAL_S
         assert found.n_warnings
+
+
+@pytest.mark.parametrize("every_s", [10.0, 20.0, 30.0, 60.0])
+def test_bursts_that_the_driver_has_forgotten_are_not_idle(every_s: float) -> None:
+    """Where GPUs are seldom read, power alone tells of what was between."""
+    for seed in range(8):
+        line = Timeline().add(300, NOBODY)
+        line.add(LENGTH_S + 3600, Load(8 / 60, every_s=60, draw=0.12, cores=0.13))
+        machine = Machine([line])
+        trace = Trace("bursts", seed, machine, ((300, LENGTH_S),), ((0, 300),))
+        assert ours(trace, POLICY, every_s).stopped_at is None
 
 
 async def test_the_idle_culler_sees_activity_instead() -> None:
@@ -64,5 +76,7 @@ def test_bursts_are_read_as_a_driver_does() -> None:
     assert line.utilisation(3) == 0
     assert line.sm(1, 4) == 0
     assert line.sm(1, 11) == pytest.approx(0.5)
+    assert Timeline().add(5, Load(1)).add(60, Load()).sm(0, 19) == 1
+    assert Timeline().add(5, Load(1)).add(60, Load()).sm(0, 21) == 0  # forgotten
     assert line.energy(50) == pytest.approx(10)
     assert line.cpu_s(50) == pytest.approx(100)

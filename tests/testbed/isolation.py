@@ -9,7 +9,7 @@ from docker.models.containers import Container
 
 from testbed.hub import execute
 
-INTERNET = "198.51.100.7"
+INTERNET = "192.31.196.7"  # public by IANA's registry, and nobody's: a sink for DNS
 METADATA = ("169.254.169.254", "100.100.100.200", "168.63.129.16")
 LAN = "192.168.77.7"
 LICENCES = "10.200.0.7"

@@ -59,6 +59,11 @@ def serving(ports: Sequence[int], enter: Sequence[str] = ()) -> Iterator[None]:
         process.wait(10)
 
 
+def entering() -> list[str]:
+    """Return the words before a command that is to run outside."""
+    return ["nsenter", f"--net=/run/netns/torchroom-outside-{os.getpid()}"]
+
+
 @contextlib.contextmanager
 def outside(addresses: Sequence[str], ports: Sequence[int]) -> Iterator[None]:
     """A namespace that has these addresses and answers on these ports on all of them.
@@ -67,7 +72,7 @@ def outside(addresses: Sequence[str], ports: Sequence[int]) -> Iterator[None]:
     been given an address of the run's network gets no answer, as on the internet.
     """
     name = f"torchroom-outside-{os.getpid()}"
-    enter = ["nsenter", f"--net=/run/netns/{name}"]
+    enter = entering()
     run("ip", "netns", "add", name)
     try:
         peer = ["type", "veth", "peer", "name", LINK, "netns", name]

@@ -131,6 +131,28 @@ class TestVariables:
         written = self.write(TORCHROOM_ENGINE_SOCKET=path)
         assert written["TORCHROOM_ENGINE_SOCKET"] == path
 
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "smtp://o'neil:x@mail",
+            "a b\nTORCHROOM_GATE_CAPS=SETUID",
+            "a b\rc",
+            "a b\u2028c",
+            "a b\\",
+        ],
+    )
+    def test_a_value_that_would_be_read_otherwise_is_refused_by_name(
+        self, value: str
+    ) -> None:
+        os.environ["TORCHROOM_SMTP_URL"] = value
+        with pytest.raises(Failure, match="TORCHROOM_SMTP_URL has an apostrophe"):
+            self.write()
+
+    @pytest.mark.parametrize("value", ['a "b" $c #d', "x\\y z", "$(id)"])
+    def test_what_is_not_refused_is_read_back_as_it_was(self, value: str) -> None:
+        os.environ["TORCHROOM_SMTP_URL"] = value
+        assert self.write()["TORCHROOM_SMTP_URL"] == value
+
 
 class TestComposeFailures:
     """What Compose says is turned into what to do."""

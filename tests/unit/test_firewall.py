@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gpuspawner.errors import Refusal
 from torchroom.firewall import kernel, presence, rules, settings
 from torchroom.firewall.rules import Table
 from torchroom.firewall.settings import FirewallError
@@ -133,7 +134,12 @@ def test_without_internet_all_that_is_left_is_refused_and_finds_no_way_back() ->
 
 def test_the_host_and_whoever_comes_from_elsewhere_end_at_a_refusal() -> None:
     assert chain("HOST")[-1] == rules.REFUSED
-    assert chain("IN")[-1] == "-j DROP"
+    assert chain("IN") == [f"{rules.REPLIES} -j RETURN", "-j DROP"]  # the proxy, too
+
+
+def test_addresses_that_only_documentation_uses_are_no_internet() -> None:
+    for network in ("192.0.2", "198.51.100", "203.0.113", "192.88.99"):
+        assert f"-d {network}.0/24 {rules.REFUSED}" in chain("OUT")
 
 
 def test_ipv6_is_closed_where_the_host_has_it() -> None:
@@ -201,6 +207,39 @@ def test_another_programs_rule_in_front_is_noticed() -> None:
     assert rules.placed(table, theirs) is None
     mended = restore(theirs, rules.placing(table, theirs))
     assert rules.placed(table, mended) is not None
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "",
+        "-A FORWARD -j ACCEPT\n-A FORWARD -j DOCKER-USER\n",
+        "-A FORWARD -i tr-room -o tr-room -j ACCEPT\n-A FORWARD -j DOCKER-USER\n",
+        "-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-USER\n",
+        "-A FORWARD -j OTHER\n",
+    ],
+)
+def test_docker_leads_into_our_chains_or_nothing_is_in_place(forward: str) -> None:
+    """FORWARD flushed, or decided by somebody else before us: put back, in front."""
+    table = made()[0]
+    once = restore(DOCKER, rules.placing(table, DOCKER))
+    changed = once.replace("-A FORWARD -j DOCKER-USER\n", forward)
+    assert rules.placed(table, changed) is None
+    mended = restore(changed, rules.placing(table, changed))
+    assert rules.placed(table, mended) is not None
+    in_forward = [x for x in mended.splitlines() if x.startswith("-A FORWARD")]
+    assert in_forward[0] == "-A FORWARD -j DOCKER-USER"
+    removed = restore(mended, rules.removing(table, mended))
+    assert "-A FORWARD -j DOCKER-USER" in removed  # it is Docker's own
+
+
+def test_dockers_rules_are_known_when_the_jump_to_them_was_flushed() -> None:
+    """But those with the jump are taken first: others may be left from earlier."""
+    flushed = DOCKER.replace("-A FORWARD -j DOCKER-USER\n", "")
+    assert kernel.is_of_docker(DOCKER)
+    assert not kernel.is_of_docker(flushed)
+    assert kernel.is_of_docker(flushed, is_flushed=True)
+    assert not kernel.is_of_docker("*filter\nCOMMIT\n", is_flushed=True)
 
 
 def test_a_rule_that_is_missing_is_noticed() -> None:
@@ -330,6 +369,18 @@ async def test_no_server_starts_while_the_firewall_is_silent(tmp_path: Path) -> 
         await hook(spawner)
 
 
+def test_the_flag_is_looked_at_again_before_a_container_is_made(tmp_path: Path) -> None:
+    """The queue and a pull are long; the firewall may have gone in the meantime."""
+    flag, now = tmp_path / "in-place", [1_000_000.0]
+    extra = presence.before_a_container(flag, lambda: now[0])
+    flag.touch()
+    os.utime(flag, (now[0], now[0]))
+    assert extra(SimpleNamespace()) == {}
+    now[0] += presence.FRESH_S
+    with pytest.raises(Refusal, match="the firewall around them is not in place"):
+        extra(SimpleNamespace())
+
+
 def test_a_hub_without_a_firewall_is_left_alone() -> None:
     assert presence.of_spawner({}) == {}
     found = presence.of_spawner(
@@ -337,3 +388,4 @@ def test_a_hub_without_a_firewall_is_left_alone() -> None:
     )
     assert found["extra_host_config"] == {"dns": ["127.0.0.1"]}
     assert callable(found["pre_spawn_hook"])
+    assert callable(found["extra_create_kwargs"])

@@ -13,9 +13,11 @@ from gpuspawner.idleness import (
     FAILED,
     NOT_LATELY,
     NOT_YET,
+    UNDECIDED,
     LeaseUse,
     Observed,
     observe,
+    read_idle_w,
     thresholds_for,
 )
 from gpuspawner.model import (
@@ -29,7 +31,7 @@ from gpuspawner.model import (
     whole,
 )
 from gpuspawner.sample import GpuProcess, Sample, Sweep
-from gpuspawner.signals import NOT_TWICE, Thresholds, Use
+from gpuspawner.signals import NOT_TWICE, STANDS_STILL, UNSEEN, Thresholds, Use
 from gpuspawner.watchdog import Server
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,6 +105,7 @@ class World:
         self.cpu_s: dict[int, float] = {}
         self.seen = Observed()
         self.thresholds = Thresholds()
+        self.is_hosts = True
         if learnt:  # nobody holds them yet
             self.servers = ()
             for _ in range(3):
@@ -138,6 +141,7 @@ class World:
             now=self.now,
             held={u for x in self.servers for s in x.lease.slots
                   for u in (s.uuid, s.device.uuid)},
+            is_hosts=self.is_hosts,
             thresholds=self.thresholds,
         )  # fmt: skip
         return self.seen.uses.get("ls_1")
@@ -263,6 +267,27 @@ def test_utilisation_of_nobody_is_not_idle_and_said_after_a_while(
     assert len(alarms) == 1
 
 
+@pytest.mark.parametrize("doing", [
+    Doing(0.03, 78.0, {7: 0.03}, {7: OWN}, {7: 4.0}),  # reinforcement learning
+    Doing(0.0, 78.0, {7: 0.01}, {7: OWN}, {7: 4.0}),
+    Doing(0.01, 55.0, {}, {7: OWN}, {7: 0.3}),  # its other programs load data
+    Doing(0.01, 55.0, {}, {7: OWN}, {}),
+])  # fmt: skip
+def test_few_kernels_of_programs_that_use_much_cpu_are_not_idle(doing: Doing) -> None:
+    """Whatever little the GPU draws: training that its environment holds up."""
+    found = World(server(whole(gpu(0)))).use(doing)
+    assert found.state is Use.UNKNOWN
+    assert "CPU time" in found.why
+
+
+def test_readings_of_zero_are_not_believed_beside_busy_programs() -> None:
+    """They may be stuck. A GPU that draws as little as an unused one is idle."""
+    for cores in ({7: 4.0}, {}):
+        stuck = Doing(0.0, IDLE_W + 0.12 * 350, {}, {7: OWN}, cores)
+        assert World(server(whole(gpu(0)))).use(stuck).state is Use.UNKNOWN
+        World(server(whole(gpu(0)))).idle(replace(stuck, watts=IDLE_W + 0.04 * 350))
+
+
 def test_an_open_context_that_lifts_power_is_idle_if_nobody_uses_the_cpu() -> None:
     """Some cards stay at 110 W then; whether they compute, the CPU must say."""
     lifted = replace(LOADED, watts=130.0)
@@ -283,6 +308,23 @@ def test_without_an_idle_power_the_cpu_must_say_so_too() -> None:
     assert world.use(LOADED).state is Use.IDLE
     assert world.use(replace(LOADED, cores={7: 0.3})).state is Use.UNKNOWN
     assert world.use(replace(LOADED, watts=170.0)).state is Use.UNKNOWN
+
+
+def test_an_idle_power_that_was_kept_counts_at_once() -> None:
+    """A hub that was started anew, and knows what its GPUs draw."""
+    world = World(server(whole(gpu(0))), learnt=False)
+    world.seen = Observed(idle_w=read_idle_w({"idle_w": {"GPU-0": IDLE_W}}))
+    world.idle(replace(LOADED, cores={7: 0.03}))
+
+
+@pytest.mark.parametrize("kept", [
+    {"idle_w": []}, {"idle_w": {"GPU-0": "50"}}, {"idle_w": {"GPU-0": 0}},
+    {"idle_w": {"GPU-0": float("inf")}}, {"idle_w": {"GPU-0": True}},
+])  # fmt: skip
+def test_an_idle_power_that_is_none_is_not_taken(kept: dict[str, Any]) -> None:
+    assert read_idle_w({}) == {}
+    with pytest.raises(ValueError, match="idle power"):
+        read_idle_w(kept)
 
 
 def test_idle_power_is_learnt_from_who_nobody_holds_only() -> None:
@@ -432,6 +474,35 @@ def test_an_energy_counter_that_goes_back_says_nothing() -> None:
     assert world.use(LOADED).why == NOT_TWICE
 
 
+def test_an_energy_counter_that_stands_still_says_nothing() -> None:
+    """Nor is it learnt: no GPU draws 0 W."""
+    world = World(server(whole(gpu(0))))
+    for _ in range(3):
+        found = world.use(replace(LOADED, watts=0.0))
+        assert (found.state, found.why) == (Use.UNKNOWN, STANDS_STILL)
+    world = World(learnt=False)
+    for _ in range(3):
+        world.read(replace(NOTHING, watts=0.0))
+    assert world.seen.idle_w == {}
+
+
+def test_without_the_hosts_processes_nobody_is_known_not_to_be_there() -> None:
+    """Then the driver's lists are empty whoever computes."""
+    world = World(server(whole(gpu(0))))
+    world.is_hosts = False
+    found = world.use(NOTHING)
+    assert (found.state, found.why) == (Use.UNKNOWN, UNSEEN)
+    assert world.use(replace(NOTHING, utilisation=0.5)).state is Use.BUSY
+    world = World(server(part(0)))
+    world.is_hosts = False
+    assert world.use(split(Doing())).why == UNSEEN
+    world = World(learnt=False)
+    world.is_hosts = False
+    for _ in range(3):
+        world.read(NOTHING)
+    assert world.seen.idle_w == {}
+
+
 def test_two_readings_in_one_moment_are_compared_with_an_earlier_one() -> None:
     """Whoever is about to stop a server has the GPUs read once more."""
     world = World(server(whole(gpu(0))))
@@ -474,12 +545,91 @@ def test_only_servers_that_run_are_judged(state: LeaseState) -> None:
 
 
 def test_where_gpus_are_seldom_read_longer_gaps_are_bridged() -> None:
+    """By the energy counter: how long the driver remembers does not change."""
     assert thresholds_for(10) == Thresholds()
     seldom = thresholds_for(60)
-    assert seldom.seamless == timedelta(seconds=120)
     assert seldom.longest == timedelta(seconds=180)
-    assert replace(seldom, seamless=timedelta(seconds=20), longest=timedelta(
-        seconds=60)) == Thresholds()  # fmt: skip
+    assert replace(seldom, longest=timedelta(seconds=60)) == Thresholds()
+
+
+@pytest.mark.parametrize(("doing", "is_bridged"), [
+    (NOTHING, True), (LOADED, True),
+    (replace(LOADED, watts=IDLE_W + 0.12 * 350), False),  # 8 s of each minute
+    (replace(LOADED, cores={7: 0.1}), False),
+    (replace(LOADED, cores={}), False),
+])  # fmt: skip
+def test_what_the_driver_has_forgotten_only_an_unused_gpu_did_not_do(
+    doing: Doing, is_bridged: bool
+) -> None:
+    world = World(server(whole(gpu(0))))
+    world.thresholds = thresholds_for(60)
+    for _ in range(10):
+        found = world.use(doing, s=60)
+    assert found.state is Use.IDLE
+    assert found.idle_since
+    assert (world.now - found.idle_since > timedelta(minutes=5)) == is_bridged
+
+
+# -- what nobody can decide ------------------------------------------------------------
+
+BUSY_HOLDER = replace(LOADED, cores={7: 0.03})
+
+
+def alarms_of(world: World, doing: Doing, hours: float) -> list[str]:
+    """What admins are told while this goes on."""
+    found: list[str] = []
+    for _ in range(int(hours * 120)):
+        world.read(doing, s=30)
+        found += world.seen.alarms
+    return found
+
+
+def undecided(*slots: Slot) -> World:
+    """GPUs whose idle power was never learnt, read twice a minute."""
+    world = World(server(*slots), learnt=False)
+    world.thresholds = replace(Thresholds(), seamless=timedelta(seconds=30))
+    return world
+
+
+def test_a_server_that_nobody_can_judge_for_hours_is_told_to_admins_once() -> None:
+    world = undecided(whole(gpu(0)))
+    assert alarms_of(world, BUSY_HOLDER, 1.9) == []
+    (text,) = alarms_of(world, BUSY_HOLDER, 5)
+    assert text.startswith("GPU 0 (A100) of the server of ann: 1 program holds 1 GiB")
+    assert text.endswith(UNDECIDED)
+    world.servers = (server(whole(gpu(0)), name="ls_2"),)
+    assert len(alarms_of(world, BUSY_HOLDER, 5)) == 1
+
+
+def test_an_instance_that_is_busy_by_cpu_time_alone_is_told_to_admins_once() -> None:
+    """It may be a program that only keeps it."""
+    world = undecided(part(0))
+    assert alarms_of(world, split(WORKS), 1.9) == []
+    assert len(alarms_of(world, split(WORKS), 5)) == 1
+
+
+@pytest.mark.parametrize(("other", "n", "is_told"), [
+    (TRAINING, 1, False),  # it computes
+    (NOTHING, 1, True), (NOTHING, 30, False),  # once idle, or idle for a quarter hour
+])  # fmt: skip
+def test_what_ends_the_time_in_which_nobody_can_judge(
+    other: Doing, n: int, is_told: bool
+) -> None:
+    world = undecided(whole(gpu(0)))
+    found = []
+    for _ in range(4):
+        found += alarms_of(world, BUSY_HOLDER, 1)
+        found += [text for _ in range(n) for text in alarms_of(world, other, 1 / 120)]
+    assert bool(found) == is_told
+
+
+def test_a_driver_that_was_silent_for_hours_is_nobodys_server() -> None:
+    world = undecided(whole(gpu(0)))
+    found = alarms_of(world, BUSY_HOLDER, 1)
+    for _ in range(240):
+        world.read(fails=True, s=30)
+        found += world.seen.alarms
+    assert found + alarms_of(world, BUSY_HOLDER, 1) == []
 
 
 # -- several slots ---------------------------------------------------------------------

@@ -207,7 +207,7 @@ async def test_a_hub_without_a_ledger_is_not_asked(
     write(tmp_path, here | change)
     said = await Desk().notice()
     assert (said.status, said.body["notice"], said.body["every_s"]) == (200, None, None)
-    assert (await Desk().extend(1)).status == 404
+    assert (await Desk().extend("ls_1", 1)).status == 404
     assert console.asked == []
 
 
@@ -254,7 +254,7 @@ async def test_a_ledger_that_is_not_there_is_a_sentence(
     """Nobody listens on this port."""
     tokens = here["tokens"] | {"url": "http://127.0.0.1:9/api"}
     write(tmp_path, here | {"tokens": tokens})
-    said = await Desk().extend(1)
+    said = await Desk().extend("ls_1", 1)
     assert said == Answer(503, {"message": "The ledger does not answer. Try again."})
 
 
@@ -267,23 +267,57 @@ async def test_an_extension_is_asked_for_by_its_number(
     """The answer has the new end and what is left; it is what all tabs are told."""
     made = Desk()
     await made.notice()
-    said = await made.extend(1)
+    said = await made.extend("ls_1", 1)
     assert said.status == 200
     assert said.body["microtokens_left"] == 7_000_000
     (_, path, token, sent) = console.asked[1]
     assert path == f"{PREFIX}/me/servers/-/extension"
-    assert (token, sent) == ("token of-this-server", {"extension": 1})
+    assert (token, sent) == ("token of-this-server", {"lease": "ls_1", "extension": 1})
     after = (await made.notice()).body["notice"]
     assert isinstance(after, dict)
     assert (after["seconds_left"], after["next_extension"]) == (2090, 2)
     assert len(console.asked) == 3
 
 
+async def test_a_warning_of_an_earlier_server_is_dropped(
+    console: Console, here: dict[str, Any]
+) -> None:
+    """The steward has not seen this one yet; nobody pays for the one that is gone."""
+    console.answers["notice"] = (200, NOTICE | {"lease": "ls_0"})
+    made = Desk()
+    said = await made.notice()
+    assert (said.status, said.body["notice"]) == (200, None)
+    assert "▲" not in repr(show.tokens())
+    n_asked = len(console.asked)
+    refused = await made.extend("ls_0", 1)
+    assert refused.status == 409
+    assert "started anew" in str(refused.body["message"])
+    assert len(console.asked) == n_asked
+
+
+async def test_a_server_without_a_gpu_goes_by_the_pages_lease(
+    console: Console, here: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its facts do not name its own; the hub looks whether it is still there."""
+    write(tmp_path, here | {"lease": None})
+    assert (await Desk().extend("ls_7", 1)).status == 200
+    assert console.asked[0][3] == {"lease": "ls_7", "extension": 1}
+
+
+@pytest.mark.parametrize("lease", [None, 1, "", ["ls_1"], "x" * 300])
+async def test_what_is_no_lease_is_not_sent(
+    console: Console, here: dict[str, Any], lease: Any
+) -> None:
+    """The hub would refuse it, too."""
+    assert (await Desk().extend(lease, 1)).status == 400
+    assert console.asked == []
+
+
 async def test_a_refusal_is_handed_on(console: Console, here: dict[str, Any]) -> None:
     """In the console's words, cut if they are very long."""
     for status in (402, 409):
         console.answers["extension"] = (status, {"message": "Not enough. " * 99})
-        said = await Desk().extend(1)
+        said = await Desk().extend("ls_1", 1)
         assert said.status == 409
         assert str(said.body["message"]).startswith("Not enough.")
         assert len(str(said.body["message"])) <= warning.SENTENCE_MAX
@@ -294,7 +328,7 @@ async def test_without_a_balance_it_is_extended_all_the_same(
 ) -> None:
     """What is left is not known, never zero."""
     console.answers["me"] = (503, {})
-    said = await Desk().extend(1)
+    said = await Desk().extend("ls_1", 1)
     assert (said.status, said.body["microtokens_left"]) == (200, None)
 
 
@@ -303,7 +337,7 @@ async def test_what_is_no_number_is_not_sent(
     console: Console, here: dict[str, Any], number: Any
 ) -> None:
     """The hub would refuse it, too."""
-    assert (await Desk().extend(number)).status == 400
+    assert (await Desk().extend("ls_1", number)).status == 400
     assert console.asked == []
 
 

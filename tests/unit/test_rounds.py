@@ -10,7 +10,7 @@ from gpuspawner import rounds
 from gpuspawner.faults import Finding, Health
 from gpuspawner.model import Container, SlotKind
 from gpuspawner.sample import Event, EventKind, GpuProcess
-from gpuspawner.signals import Thresholds, Use
+from gpuspawner.signals import UNSEEN, Thresholds, Use
 from unit.machine import GIB, Machine, device, process
 
 UUID = device(0).uuid
@@ -281,6 +281,34 @@ async def test_readings_that_contradict_each_other_raise_an_alarm_once(
         await machine.host.look_round()
     ((_, text),) = machine.host.rounds.alarms
     assert "It draws 390 W of 400 W" in text
+
+
+async def test_what_gpus_draw_unused_outlives_the_hub(tmp_path: Path) -> None:
+    """Else a server that holds one could not be judged after a restart."""
+    machine = telling(tmp_path)
+    await machine.settle()
+    await machine.host.look_round()
+    learnt = machine.host.rounds.observed.idle_w
+    assert learnt.keys() == {UUID}
+    kept = tmp_path / "gpuspawner-idle-power.json"
+    await until(lambda: kept.exists() and UUID in kept.read_text())
+    assert machine.restart().rounds.observed.idle_w == learnt
+    kept.write_text('{"idle_w": 7}')
+    assert machine.restart().rounds.observed.idle_w == {}
+
+
+async def test_a_hub_without_the_hosts_processes_takes_no_server_for_idle(
+    tmp_path: Path,
+) -> None:
+    """The driver tells it of no program, whoever computes."""
+    machine = telling(tmp_path)
+    object.__setattr__(machine.processes, "is_whole", False)
+    await machine.settle()
+    lease = machine.server("ann")
+    for _ in range(3):
+        await machine.host.look_round()
+    use = machine.host.rounds.observed.uses[lease.id]
+    assert (use.state, use.why) == (Use.UNKNOWN, UNSEEN)
 
 
 def telling(folder: Path) -> Machine:

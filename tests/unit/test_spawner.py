@@ -205,10 +205,37 @@ async def test_a_users_own_stop_shows_no_reason(machine: Metered) -> None:
     """Nor does one for which a reason was told too long ago."""
     lease = await machine.running()
     spawner = spawner_of(machine, lease)
-    machine.host.announced.tell(lease.id, WHY, time.monotonic() - 121)
+    machine.host.announced.tell(lease.id, WHY, time.monotonic() - 31)
     await spawner.stop()
     assert spawner.last_exit == {}
     assert machine.reason(lease) == "stopped"
+
+
+async def test_a_server_that_never_answered_did_not_stop_for_what_was_announced(
+    machine: Metered,
+) -> None:
+    """Its user reads nothing else than what the ledger was told."""
+    lease = await machine.running()
+    spawner = spawner_of(machine, lease)
+    spawner._waiting_for_response = True
+    machine.host.announced.tell(lease.id, WHY, time.monotonic())
+    await spawner.stop()
+    assert spawner.last_exit == {}
+    assert machine.reason(lease) == "not_started"
+
+
+async def test_a_server_that_ends_for_a_broken_gpu_stopped_for_nothing_else(
+    machine: Metered,
+) -> None:
+    """Whatever was announced when that was decided already."""
+    lease = await machine.running()
+    spawner = spawner_of(machine, lease)
+    broke = exits.Exit("gpu_broke", "Your last server stopped: its GPU broke.", "")
+    machine.host.metering.decide(lease.id, broke)
+    machine.host.announced.tell(lease.id, WHY, time.monotonic())
+    await spawner.stop()
+    assert spawner.last_exit == asdict(broke)
+    assert machine.reason(lease) == "gpu_broke"
 
 
 async def test_a_start_that_fails_keeps_what_its_user_has_not_read_yet(

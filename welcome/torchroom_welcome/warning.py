@@ -54,21 +54,34 @@ def has_source(facts: Facts) -> bool:
 
 
 def look(facts: Facts, *, timeout_s: float = TIMEOUT_S) -> Notice | None:
-    """What the hub warns of now, None if nothing; raises NoAnswer only."""
+    """What the hub warns of now, None if nothing; raises NoAnswer only.
+
+    A warning of an earlier start of this server is nothing: see ``is_of``.
+    """
     reply = asking.send("GET", _url(facts, "notice"), timeout_s=timeout_s)
     if reply.status == http.HTTPStatus.NO_CONTENT:
         return None
     if reply.status != http.HTTPStatus.OK:
         raise NoAnswer(f"the ledger answered with status {reply.status}")
-    return _parse(reply.fields())
+    notice = _parse(reply.fields())
+    return notice if is_of(facts, notice.lease) else None
 
 
-def extend(facts: Facts, number: int, *, timeout_s: float = TIMEOUT_S) -> Notice:
+def is_of(facts: Facts, lease: str) -> bool:
+    """Whether a lease can be this server's; without a GPU the facts do not name it."""
+    return facts.lease is None or facts.lease.id == lease
+
+
+def extend(
+    facts: Facts, lease: str, number: int, *, timeout_s: float = TIMEOUT_S
+) -> Notice:
     """Take an extension; raises NotExtended or NoAnswer, and nothing else.
 
     The same number again takes nothing more, so it is safe to try again.
     """
-    body = {"extension": number}
+    if not is_of(facts, lease):
+        raise NotExtended("This server was started anew since. Reload this page.")
+    body = {"lease": lease, "extension": number}
     url = _url(facts, "extension")
     reply = asking.send("POST", url, timeout_s=timeout_s, body=body)
     if reply.status in TAKEN:

@@ -6,9 +6,12 @@ Two classes of oauthenticator, with what Torchroom promises on top:
   every login and every refresh. Who is in nothing is refused.
 - An id_token is checked whenever there is one; `sub` ties it to the userinfo.
 - A name belongs to one account of the provider (`accounts`).
-- Refresh tells "not a member any more" from "cannot be known now". The first takes
-  everything away at once. The second lets the last answer count for `offline_s`, and
-  then nobody gets further without a new login.
+- Refresh tells four things apart. "Not a member any more" takes everything away at
+  once. "The provider is down" lets the last answer count for `offline_s`, and then
+  nobody gets further without a new login. "The provider refused" (see `Refused`) ends
+  the power over others and new servers at once. "The access token is over, and there
+  is no other" does so `lapsed_s` after the last answer. Until `offline_s` what runs
+  goes on and reports with its token.
 
 JupyterHub refreshes at a user's next request once `auth_refresh_age` is over. A running
 server makes one every five minutes (its activity), with its own token.
@@ -18,7 +21,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,11 @@ KEPT = "torchroom"
 ANSWER_MAX = 1_000_000
 N_REQUESTS = 64
 PENDING_AGAIN_S, PENDING_MAX_S = 1, 1800
+ENDS_AT = "ends_at"
+"""Where, in what came with an access token, is until when it counts."""
+TOKENS = ("access_token", "refresh_token", "token_type", "scope", ENDS_AT)
+UNAUTHORIZED, FORBIDDEN = 401, 403
+EARLY_S, YEARS_S = 60, 10 * 366 * 86_400
 KEYS_AGAIN_S = 10
 """Keys are not asked for more often, whatever tokens name."""
 
@@ -56,6 +65,26 @@ class Unreachable(Exception):
 class Expired(Exception):
     """The provider takes a code or token no more."""
 
+    def __init__(self, why: str, status: int = 0) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Refused(Expired):
+    """By the provider's word the session is over: it was no mere lapse of time.
+
+    It took no refresh token, or no access token that should still count, or answered
+    for another account.
+    """
+
+
+class Word(StrEnum):
+    """What the provider said last, beside what somebody is."""
+
+    ANSWERED = ""
+    LAPSED = "lapsed"
+    REFUSED = "refused"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -66,6 +95,7 @@ class Found:
         claims: All it says.
         groups: None: it says nothing about groups.
         only_in_token: The groups came in the id_token alone.
+        token_claims: The required claims that are in id_tokens alone.
         tokens: To ask again with.
     """
 
@@ -73,6 +103,7 @@ class Found:
     claims: Mapping[str, Any]
     groups: frozenset[str] | None
     only_in_token: bool
+    token_claims: frozenset[str]
     tokens: Mapping[str, Any]
 
 
@@ -85,6 +116,8 @@ class Kept:
     said_groups: bool
     only_in_token: bool
     asked_at: float
+    token_claims: frozenset[str] = frozenset()
+    word: Word = Word.ANSWERED
 
     @classmethod
     def of(cls, state: Any) -> "Kept | None":
@@ -97,6 +130,8 @@ class Kept:
                 said_groups=bool(row["said_groups"]),
                 only_in_token=bool(row["only_in_token"]),
                 asked_at=float(row["asked_at"]),
+                token_claims=frozenset(row.get("token_claims", ())),
+                word=Word(row.get("word", "")),
             )
         except (TypeError, KeyError, ValueError):
             return None
@@ -137,6 +172,12 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
     )
     offline_s = Integer(
         12 * 3600, config=True, help="How long an answer counts, at most."
+    )
+    lapsed_s = Integer(
+        3600, config=True, help="How long it gives power when the token is over."
+    )
+    trusts_email = Bool(
+        False, config=True, help="Addresses are verified though it does not say so."
     )
     timeout_s = Integer(10, config=True, help="How long it has for an answer.")
     other_account_prompt = Unicode(
@@ -187,7 +228,7 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
         )
 
     def count_login(self, request: HTTPServerRequest) -> None:
-        """Count a step of a login.
+        """Count a beginning of a login.
 
         Raises:
             HTTPError: 429; there were too many.
@@ -203,8 +244,11 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
 
         Raises:
             HTTPError: Nobody who can be trusted, or the provider is down; see
-                `refusals`.
+                `refusals`. Or a password was sent: JupyterHub's own form is open.
         """
+        if not hasattr(handler, "nonce"):
+            url = self.login_url(handler.hub.base_url)
+            raise refusals.no_passwords(self.login_service, url)
         again, title = handler.again, self.login_service
         other = f"{again}?{OTHER_ACCOUNT}=1"
         try:
@@ -212,7 +256,9 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
             told = await self.get_token_info(handler, params)
             found = await self._found(told, nonce=handler.nonce)
             bound = self.accounts.name_of(self.issuer, found.subject)
-            name = bound or claims.name_of(found.claims, self.name_claim)
+            name = bound or claims.name_of(
+                found.claims, self.name_claim, trusts_email=self.trusts_email
+            )
         except Unreachable as error:
             self.log.error("A login failed: %s %s.", title, error)
             raise refusals.unreachable(title, again) from error
@@ -295,11 +341,14 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
         if kept is None:
             return Outcome(needs_login=True)
         try:
+            before = state.get("token_response")
             found = await self._fresh(state, kept)
         except Unreachable as error:
-            why, needs_login = str(error), False
-        except (Expired, tokens.TokenError, claims.ClaimError) as error:
-            why, needs_login = str(error), True
+            why, word = str(error), kept.word
+        except (Refused, tokens.TokenError, claims.ClaimError) as error:
+            why, word = str(error), Word.REFUSED
+        except Expired as error:
+            why, word = str(error), kept.word or Word.LAPSED
         else:
             model = self._model(user.name, found)
             if not self._is_member(user.name, found.groups):
@@ -311,31 +360,107 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
         if not self._is_member(user.name, kept.groups):
             await self._remove(user, handler, stops=True)
             return Outcome(is_removed=True)
+        if word != kept.word or state.get("token_response") != before:
+            kept = replace(kept, word=word)
+            state[KEPT]["word"] = str(word)
+            await user.save_auth_state(state)
         age_s = self.clock() - kept.asked_at
         self.log.warning(
             "What %s is could not be asked for %.0f s: %s.", user.name, age_s, why
         )
+        rights = self._rights(user.name, kept.groups, has_power=self._counts(kept))
+        if not self._counts(kept):
+            # now, and not only where JupyterHub takes the answer: not if it is False
+            self._set_rights(user, rights)
         if not 0 <= age_s <= self.offline_s:
             return Outcome(needs_login=True)
-        return Outcome(self._rights(user.name, kept.groups), needs_login=needs_login)
+        return Outcome(rights, needs_login=word is not Word.ANSWERED)
 
-    async def _fresh(self, state: Mapping[str, Any], kept: Kept) -> Found:
-        """Ask with what there is: the access token, then the refresh token."""
+    def _counts(self, kept: Kept) -> bool:
+        """Whether the last answer still gives power over others, and new servers."""
+        if kept.word is Word.LAPSED:
+            return bool(0 <= self.clock() - kept.asked_at <= self.lapsed_s)
+        return kept.word is not Word.REFUSED
+
+    async def pre_spawn_start(self, user: Any, _spawner: Any) -> None:
+        """Start no server for somebody whose session at the provider is over.
+
+        Here, for JupyterHub asks `refresh_user` once in a request, and takes what it
+        says for an answer to everything.
+
+        Raises:
+            HTTPError: It is over.
+        """
+        kept = Kept.of(await user.get_auth_state())
+        if kept is None or not self._counts(kept):
+            url = self.login_url("/hub/")
+            raise refusals.session_over(user.name, self.login_service, url)
+
+    async def _fresh(self, state: dict[str, Any], kept: Kept) -> Found:
+        """Ask with what there is: the access token, then the refresh token.
+
+        Args:
+            state: Gets new tokens if they came and nothing else did.
+            kept: What the last answer was.
+
+        Raises:
+            Unreachable: It does not answer, or with nonsense.
+            Refused: The session is over, by its word.
+            Expired: There is nothing left to ask with.
+            TokenError: The new id_token is not the account's own.
+            ClaimError: What it says cannot be used.
+        """
         told = dict(state.get("token_response") or {})
+        gone: Expired = Expired("there is no access token, and no refresh token")
         if self.userdata_url and told.get("access_token"):
-            with contextlib.suppress(Expired):
-                found = _same(await self._found(told), kept)
+            try:
+                found = await self._found_again(told, kept)
+            except Expired as error:
+                gone = self._why_over(told, error)
+            else:
                 if found.groups is not None or not kept.only_in_token:
                     return found
+                gone = Expired("the groups came in the id_token alone")
         refresh_token = told.get("refresh_token")
         if not refresh_token:
-            raise Expired("the access token is over, and there is no refresh token")
+            raise gone
         params = self.build_refresh_token_request_params(refresh_token)
-        renewed = await self.get_token_info(None, params)
-        told = {"refresh_token": refresh_token} | renewed
-        found = _same(await self._found(told), kept)
+        try:
+            renewed = await self.get_token_info(None, params)
+            told = {"refresh_token": refresh_token} | renewed
+            found = await self._found_again(told, kept)
+        except Unreachable:
+            # the old refresh token may be used up, and would be refused the next time
+            state["token_response"] = _to_keep(told)
+            raise
+        except Expired as error:
+            raise Refused(str(error)) from error
         if found.groups is None and kept.only_in_token:
             raise Expired("the groups came in the id_token, and no new one came")
+        return found
+
+    def _why_over(self, told: Mapping[str, Any], error: Expired) -> Expired:
+        """Return what it means that an access token is taken no more."""
+        ends_at = told.get(ENDS_AT)
+        if isinstance(error, Refused):
+            return error
+        # GitHub's, and only those, never end by themselves: somebody ended it
+        is_early = not self.jwks_url
+        if isinstance(ends_at, int | float):
+            is_early = self.clock() < ends_at - EARLY_S
+        if is_early and error.status == UNAUTHORIZED:
+            return Refused(f"{error} to an access token that is not over yet")
+        return Expired(f"{error} to the access token, and there is no refresh token")
+
+    async def _found_again(self, told: Mapping[str, Any], kept: Kept) -> Found:
+        """Return what it says of the account that logged in.
+
+        Raises:
+            Refused: It is another's.
+        """
+        found = await self._found(told, absent=kept.token_claims)
+        if found.subject != kept.subject:
+            raise Refused("answered for another account")
         return found
 
     async def _remove(self, user: Any, handler: Any, *, stops: bool) -> None:
@@ -352,10 +477,7 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
             db.delete(token)
         db.query(orm.OAuthCode).filter_by(user_id=row.id).delete()
         row.cookie_id = orm.new_token()
-        row.admin = False
-        user.sync_groups([])
-        roles.assign_default_roles(db, entity=row)
-        db.commit()
+        self._set_rights(user, {"admin": False, "groups": []})
         await user.save_auth_state(None)
         self.log.warning("%s is in no course any more and lost access.", user.name)
         if stops and handler is not None:
@@ -364,6 +486,12 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
                 stopping = asyncio.ensure_future(self._stop(user, name, handler))
                 self._stopping.add(stopping)
                 stopping.add_done_callback(self._stopping.discard)
+
+    def _set_rights(self, user: Any, rights: Mapping[str, Any]) -> None:
+        user.orm_user.admin = rights["admin"]
+        user.sync_groups(rights["groups"])
+        roles.assign_default_roles(user.db, entity=user.orm_user)
+        user.db.commit()
 
     async def _stop(self, user: Any, name: str, handler: Any) -> None:
         spawner = user.spawners[name]
@@ -384,8 +512,12 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
     def _is_member(self, name: str, groups: frozenset[str] | None) -> bool:
         return bool(self.courses.membership.standing(name, groups or ()).is_member)
 
-    def _rights(self, name: str, groups: frozenset[str]) -> dict[str, Any]:
+    def _rights(
+        self, name: str, groups: frozenset[str], *, has_power: bool = True
+    ) -> dict[str, Any]:
         standing = self.courses.membership.standing(name, groups)
+        if not has_power:
+            standing = replace(standing, taught=(), is_admin=False)
         return {
             "name": name,
             "admin": standing.is_admin,
@@ -400,6 +532,7 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
             "said_groups": found.groups is not None,
             "only_in_token": found.only_in_token,
             "asked_at": self.clock(),
+            "token_claims": sorted(found.token_claims),
         }
         state = {"token_response": dict(found.tokens), KEPT: kept}
         return self._rights(name, groups) | {"auth_state": state}
@@ -407,13 +540,19 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
     # ---------------------------------------------------------------- asking
 
     async def _found(
-        self, told: Mapping[str, Any], *, nonce: str | None = None
+        self,
+        told: Mapping[str, Any],
+        *,
+        nonce: str | None = None,
+        absent: frozenset[str] = frozenset(),
     ) -> Found:
         """Return what the provider says of the account that a token is for.
 
         Args:
             told: What came with the token.
             nonce: Of this login; None at a refresh.
+            absent: Required claims that need not be there: they are in id_tokens
+                alone, and the account had them at its login.
 
         Raises:
             Unreachable: It does not answer, or with nonsense.
@@ -432,11 +571,12 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
             if proven and said.get("sub") != proven["sub"]:
                 raise tokens.TokenError("the userinfo is another account's")
         known = {**proven, **said}
-        required = self.required_claims
-        if (
-            nonce is None
-        ):  # some are in id_tokens alone; the account passed at its login
-            required = {name: required[name] for name in required if name in known}
+        unsaid = {x for x in self.required_claims if claims.find(said, x) is None}
+        required = {
+            name: values
+            for name, values in self.required_claims.items()
+            if name not in absent or claims.find(known, name) is not None
+        }
         wrong = claims.missing(known, required)
         if wrong:
             raise claims.ClaimError(
@@ -449,11 +589,9 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
             claims=known,
             groups=groups,
             only_in_token=bool(elsewhere and proven and groups is not None),
-            tokens={
-                name: told[name]
-                for name in ("access_token", "refresh_token", "token_type", "scope")
-                if told.get(name) is not None
-            },
+            # without a userinfo each answer is an id_token, and has all of them
+            token_claims=frozenset(unsaid if self.userdata_url else ()),
+            tokens=_to_keep(told),
         )
 
     async def _groups(
@@ -482,7 +620,10 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
             with contextlib.suppress(tokens.UnknownKey):
                 return checked()  # another login has fetched them
             if time.monotonic() - self._keys_at > KEYS_AGAIN_S:
-                keys = await self.httpfetch(self.jwks_url, "asking for its keys")
+                try:
+                    keys = await self.httpfetch(self.jwks_url, "asking for its keys")
+                except Expired as error:  # that says nothing of anybody's session
+                    raise Unreachable(f"{error} to who asks for its keys") from error
                 self._keys_at = time.monotonic()
                 self._keys = keys if isinstance(keys, dict) else {}
         return checked()
@@ -503,8 +644,12 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
             told = await super().get_token_info(handler, params)
         if not isinstance(told, dict) or not isinstance(told.get("access_token"), str):
             raise Expired("gave no access token")
-        kind = told.get("token_type")
-        return told | {"token_type": kind if isinstance(kind, str) else "Bearer"}
+        kind, counts_s = told.get("token_type"), told.get("expires_in")
+        told |= {"token_type": kind if isinstance(kind, str) else "Bearer"}
+        told.pop(ENDS_AT, None)
+        if isinstance(counts_s, int) and 0 < counts_s < YEARS_S:
+            told[ENDS_AT] = self.clock() + counts_s
+        return told
 
     async def httpfetch(self, url: str, *args: Any, **kwargs: Any) -> Any:
         """Ask the provider something.
@@ -516,23 +661,25 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
         try:
             return await super().httpfetch(url, *args, **kwargs)
         except HTTPClientError as error:
-            busy = error.code in {408, 425, 429}
+            busy = error.code in {408, 425, 429} or _is_limit(error)
             if 400 <= error.code < 500 and not busy:  # noqa: PLR2004 - HTTP's own words
-                raise Expired(f"answers {error.code}") from error
+                raise Expired(f"answers {error.code}", error.code) from error
             raise Unreachable(f"answers {error.code}") from error
         except (OSError, ValueError, RecursionError, TypeError) as error:
             raise Unreachable(f"does not answer as it should ({error})") from error
 
 
-def _same(found: Found, kept: Kept) -> Found:
-    """Return what was found, if it is of the account that logged in.
+def _is_limit(error: HTTPClientError) -> bool:
+    """Whether it was asked too much: GitHub says that with 403."""
+    if error.code != FORBIDDEN or error.response is None:
+        return False
+    headers = error.response.headers
+    return "Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0"
 
-    Raises:
-        Expired: It is another's.
-    """
-    if found.subject != kept.subject:
-        raise Expired("answered for another account")
-    return found
+
+def _to_keep(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of what came with a token what it takes to ask again."""
+    return {name: told[name] for name in TOKENS if told.get(name) is not None}
 
 
 def _with_refresh_token(_self: Any, model: Mapping[str, Any], before: Any) -> Any:

@@ -39,11 +39,17 @@ def find(claims: Claims, path: str) -> Any:
     return found
 
 
-def name_of(claims: Claims, claim: str) -> str:
+def name_of(claims: Claims, claim: str, *, trusts_email: bool = False) -> str:
     """Return the name that somebody has on the hub.
 
     It is in small letters, so two accounts whose names differ in nothing else are the
     same name: `Accounts` keeps the second one out.
+
+    Args:
+        claims: All of them.
+        claim: The one with the name.
+        trusts_email: Whether an e-mail address is the account's own if the provider
+            does not say that it verified it. If it says that it did not, it never is.
 
     Raises:
         ClaimError: There is none, or the hub does not take it.
@@ -62,9 +68,20 @@ def name_of(claims: Claims, claim: str) -> str:
             f"The {claim!r} of your account cannot be a name on this hub; names are "
             f"{NAME_RULE}."
         )
-    if claim in {"email", "upn"} and claims.get("email_verified") is False:
-        raise ClaimError("Your account's e-mail address has not been verified yet.")
+    if claim.rpartition(".")[2] == "email":
+        _check_verified(claims, trusts_email=trusts_email)
     return name
+
+
+def _check_verified(claims: Claims, *, trusts_email: bool) -> None:
+    verified = claims.get("email_verified")
+    if verified is None and not trusts_email:
+        raise ClaimError(
+            "Your account's provider does not say whether your e-mail address, from "
+            "which this hub takes names, is verified."
+        )
+    if not (verified is None or verified is True or verified == "true"):
+        raise ClaimError("Your account's e-mail address has not been verified yet.")
 
 
 def subject_of(claims: Claims, claim: str) -> str:

@@ -51,7 +51,6 @@ class CallbackHandler(OAuthCallbackHandler):
 
     async def get(self) -> None:
         """Log in whom the provider vouches for."""
-        self.authenticator.count_login(self.request)
         self.check_arguments()
         user = await self.login_user()
         if user is None:

@@ -43,10 +43,12 @@ class LoopbackAuthenticator(CheckedApi, SharedPasswordAuthenticator):
 
         Raises:
             HTTPError: 403, the address is not this machine's: a page elsewhere may have
-                led here by a name of its own, or the port was published. 400, a field
-                is missing. 429, too many wrong passwords.
+                led here by a name of its own, or the port was published; or a program
+                in a user's server asks, which can send any Host. 400, a field is
+                missing. 429, too many wrong passwords.
         """
-        if not is_loopback(host_of(handler.request.host)):
+        asked = handler.request
+        if self.pace.is_from_server(asked) or not is_loopback(host_of(asked.host)):
             raise refusal(
                 403,
                 "This machine only",

@@ -22,11 +22,11 @@ from tornado.web import HTTPError
 TOO_MANY_REQUESTS = 429
 NAME_MAX = 255
 WRONG_OF_NAME = Pace(10, 600)
-"""Wrong passwords for one name."""
+"""Wrong passwords for one name from one address: nobody locks others out of theirs."""
 WRONG_OF_ADDRESS = Pace(300, 600)
 """Wrong passwords from one address: a class of 200 that mistypes."""
 LOGINS_OF_ADDRESS = Pace(1200, 60)
-"""Steps of logins at an identity provider from one address: 200 people need 400."""
+"""Beginnings of logins at an identity provider from one address."""
 IPV6_OF_ONE_PLACE = 64
 
 
@@ -64,29 +64,32 @@ class LoginPace:
         Raises:
             HTTPError: 429, with a sentence for who tried.
         """
-        now = self._clock()
+        now, address = self._clock(), self.address(request)
         wait_s = max(
-            self._of_name.wait_s(_key(name), now),
-            self._of_address.wait_s(self.address(request), now),
+            self._of_name.wait_s(_key(name, address), now),
+            self._of_address.wait_s(address, now),
         )
         if wait_s:
             raise _refusal(
-                "There were too many wrong passwords for this name or from your "
-                f"network. Try again in {_minutes(wait_s)}.",
+                "There were too many wrong passwords for this name, or for any, from "
+                f"your network. Try again in {_minutes(wait_s)}.",
                 wait_s,
             )
 
     def password_failed(self, request: HTTPServerRequest, name: str) -> None:
         """Count a wrong password."""
-        now = self._clock()
-        self._of_name.note(_key(name), now)
-        self._of_address.note(self.address(request), now)
+        now, address = self._clock(), self.address(request)
+        self._of_name.note(_key(name, address), now)
+        self._of_address.note(address, now)
 
     def check_login(self, request: HTTPServerRequest) -> None:
-        """Count a step of a login at the identity provider: going there, coming back.
+        """Count a beginning of a login at the identity provider.
+
+        Who comes back to a login that this browser began is not counted: nobody else
+        can keep them from finishing.
 
         Raises:
-            HTTPError: 429, with a sentence; this step is not counted.
+            HTTPError: 429, with a sentence; this one is not counted.
         """
         now, address = self._clock(), self.address(request)
         wait_s = self._logins.wait_s(address, now)
@@ -97,6 +100,17 @@ class LoginPace:
                 wait_s,
             )
         self._logins.note(address, now)
+
+    def is_from_server(self, request: HTTPServerRequest) -> bool:
+        """Whether a program in a user's server asks, past the proxy or through it.
+
+        The host itself has the network's first address: who opens a port that the
+        proxy publishes may come from there.
+        """
+        host = next(iter(self.servers.hosts()), "") if self.servers else ""
+        asking = {place(_peer(request)), self.address(request)}
+        asking -= {self.proxy, str(host)}
+        return any(self._is_server(address) for address in asking)
 
     def address(self, request: HTTPServerRequest) -> str:
         """Return where a request comes from, as far as our proxies saw it."""
@@ -155,8 +169,8 @@ def _peer(request: HTTPServerRequest) -> str:
     return str(address[0]) if isinstance(address, tuple) and address else ""
 
 
-def _key(name: str) -> str:
-    return name.strip().lower()[:NAME_MAX]
+def _key(name: str, address: str) -> str:
+    return f"{address} {name.strip().lower()[:NAME_MAX]}"
 
 
 def _minutes(wait_s: float) -> str:

@@ -38,6 +38,9 @@ class Preset:
         required: Claims that must have one of these values.
         has_userinfo: Whether its userinfo endpoint says what the id_token does.
         another: What makes it ask for another account than the one in use.
+        trusts_email: Whether an address is the account's own though the provider sends
+            no `email_verified`. Google and GitLab send it. Microsoft does not, and
+            whoever may edit an account can write any address there.
     """
 
     title: str
@@ -50,6 +53,7 @@ class Preset:
     required: dict[str, list[str]] = field(default_factory=dict)
     has_userinfo: bool = True
     another: str = "login"
+    trusts_email: bool = False
 
 
 def preset(settings: LoginSettings) -> Preset:
@@ -103,6 +107,8 @@ def preset(settings: LoginSettings) -> Preset:
                 discovery_url=CILOGON + WELL_KNOWN,
                 asks={"selected_idp": ",".join(settings.idps)},
                 required={"idp": list(settings.idps)},
+                # the institution's own directory says it, and no other's is taken
+                trusts_email=True,
             )
         case _:
             return Preset(
@@ -148,6 +154,7 @@ def traits(
         "required_claims": dict(known.required),
         "other_account_prompt": known.another,
         "offline_s": settings.offline_s,
+        "trusts_email": known.trusts_email or settings.trusts_email,
     }
     if found is None:
         return common | _github(settings)

@@ -100,6 +100,29 @@ def untrusted(provider: str, url: str) -> Refusal:
     )
 
 
+def no_passwords(provider: str, url: str) -> Refusal:
+    """Somebody sent a password to the hub itself."""
+    return refusal(
+        403,
+        "No passwords here",
+        f"This hub takes no passwords. Log in with {provider}.",
+        link=AGAIN,
+        url=url,
+    )
+
+
+def session_over(name: str, provider: str, url: str) -> Refusal:
+    """Who they were is known, and not whether they still are."""
+    return refusal(
+        403,
+        "Log in again",
+        f"The session of {name} at {provider} is over, so no new server starts for "
+        f"{name}: log in again on the hub's page. Servers that run go on.",
+        link=AGAIN,
+        url=url,
+    )
+
+
 def not_finished(provider: str, url: str) -> Refusal:
     """The provider takes the code no more, or the person said no."""
     return refusal(

@@ -19,7 +19,7 @@ CLIENT_ID, SECRET_FILE = f"{OAUTH}CLIENT_ID", f"{OAUTH}CLIENT_SECRET_FILE"
 DISCOVERY_URL, URL = f"{OAUTH}DISCOVERY_URL", f"{OAUTH}URL"
 TENANT, DOMAIN, IDP = f"{OAUTH}TENANT", f"{OAUTH}DOMAIN", f"{OAUTH}IDP"
 USERNAME_CLAIM, GROUPS_CLAIM = f"{OAUTH}USERNAME_CLAIM", f"{OAUTH}GROUPS_CLAIM"
-SCOPES = f"{OAUTH}SCOPES"
+SCOPES, TRUST_EMAIL = f"{OAUTH}SCOPES", f"{OAUTH}TRUST_EMAIL"
 RECHECK_MINUTES, OFFLINE_HOURS = f"{OAUTH}RECHECK_MINUTES", f"{OAUTH}OFFLINE_HOURS"
 WELL_KNOWN = "/.well-known/openid-configuration"
 MINUTE_S, HOUR_S = 60, 3600
@@ -35,7 +35,7 @@ _ONLY = {  # variable -> the providers that it is for
 _NEEDED = {"oidc": DISCOVERY_URL, "microsoft": TENANT, "cilogon": IDP}
 _KNOWN = {
     *(CLIENT_ID, SECRET_FILE, USERNAME_CLAIM, GROUPS_CLAIM, SCOPES),
-    *(RECHECK_MINUTES, OFFLINE_HOURS, *_ONLY),
+    *(TRUST_EMAIL, RECHECK_MINUTES, OFFLINE_HOURS, *_ONLY),
 }
 
 
@@ -57,6 +57,8 @@ class LoginSettings:
         username_claim: Where a name is; "" is the provider's usual claim.
         groups_claim: Where groups are; "" is the provider's usual claim.
         scopes: What is asked for beside the provider's usual scopes.
+        trusts_email: An e-mail address is its account's own even if the provider does
+            not say that it verified it.
         recheck_s: Somebody's groups are asked for again after this time.
         offline_s: How long an answer counts when no newer one can be had.
     """
@@ -73,6 +75,7 @@ class LoginSettings:
     username_claim: str = ""
     groups_claim: str = ""
     scopes: tuple[str, ...] = ()
+    trusts_email: bool = False
     recheck_s: int = 5 * MINUTE_S
     offline_s: int = 12 * HOUR_S
 
@@ -123,6 +126,7 @@ def read(env: Mapping[str, str]) -> LoginSettings:
         username_claim=_text(env, USERNAME_CLAIM),
         groups_claim=_text(env, GROUPS_CLAIM),
         scopes=_words(env, SCOPES, " "),
+        trusts_email=one_of(env, TRUST_EMAIL, ("0", "1")) == "1",
         recheck_s=MINUTE_S * within(env, RECHECK_MINUTES, 5, 1, 60),
         offline_s=HOUR_S * within(env, OFFLINE_HOURS, 12, 1, 168),
     )

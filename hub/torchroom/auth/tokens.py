@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 
 LEEWAY_S = 60
 ALGORITHMS = (
@@ -64,7 +65,10 @@ def verified(
             leeway=LEEWAY_S,
             options={"require": ["iss", "sub", "aud", "exp", "iat"]},
         )
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
+    except (
+        *(jwt.PyJWTError, ValueError, TypeError, KeyError),
+        *(RecursionError, UnsupportedAlgorithm),  # of what is nested; of odd curves
+    ) as error:
         raise TokenError(str(error)) from error
     audience = claims["aud"]
     is_shared = isinstance(audience, list) and len(audience) > 1

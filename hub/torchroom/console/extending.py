@@ -19,6 +19,7 @@ from torchroom.ledger.amounts import text_of
 from torchroom.ledger.fees import Fees
 from torchroom.ledger.forecast import duration_text
 from torchroom.steward.model import Event, Look, Notice, Seen
+from torchroom.steward.rows import extended_until
 from torchroom.steward.store import Store, StoreError, TooLate
 
 log = logging.getLogger("torchroom.console")
@@ -26,6 +27,9 @@ log = logging.getLogger("torchroom.console")
 T = TypeVar("T")
 
 FEE = "extend"
+BLIND_AFTER = timedelta(minutes=2)
+"""So long after the steward last saw every server no extension is sold: it would stop
+none, and whether the server is still there is not known."""
 LEFT_OVER_AFTER = timedelta(minutes=10)
 LEFT_OVER_WITHIN = timedelta(days=30)
 """Fees between these ages are compared with the extensions that were recorded."""
@@ -91,44 +95,36 @@ class Extending:
         return await self._ask(look)
 
     async def extend(
-        self, user: str, server: str, extension: int, at: datetime
+        self, user: str, server: str, lease: str, extension: int, *, at: datetime
     ) -> Extended:
         """Take an extension and its price; the same one again takes nothing more.
 
         Args:
             user: The owner.
             server: "" for the default server.
+            lease: The notice's: of a server that was started anew it is another.
             extension: Which: the notice's `next_extension`.
             at: Now.
 
         Raises:
             NoExtension: There is no such extension, or the server is being stopped.
             NotEnough: Its price cannot be paid.
-            StewardSilent: The steward's file cannot be used.
+            StewardSilent: The steward's file cannot be used, or the steward sees
+                nothing.
         """
         async with self._lock:
+            before = await self._taken(user, server, lease, extension)
+            if before:
+                return Extended(before, is_new=False)
             notice = await self.notice(user, server)
             if notice is None:
                 raise NoExtension(
                     "Nothing is to be extended: this server is not about to stop."
                 )
-            if 1 <= extension < notice.next_extension:
-                return Extended(notice, is_new=False)
-            _check(notice, extension, at)
-            is_paid = False
-            key = f"{FEE}:{notice.lease}:{extension}"
-            if notice.extend_price:
-                is_paid = (
-                    await self.fees.charge(
-                        user,
-                        notice.course,
-                        notice.extend_price,
-                        key=key,
-                        at=at,
-                        actor=user,
-                        why=f"{_minutes(notice.extend_by)} more for {_which(server)}.",
-                    )
-                ).is_new
+            _check(notice, lease, extension, at)
+            await self._check_sight(at)
+            key = await self._key(lease, extension)
+            is_paid = await self._pay(notice, key, at)
             try:
                 is_new = await self._ask(lambda store: store.extend(notice, at))
             except TooLate as error:
@@ -142,20 +138,84 @@ class Extending:
                 "extended lease_id=%s extension=%d user=%r paid=%s is_new=%s",
                 notice.lease, extension, user, is_paid, is_new,
             )  # fmt: skip
-            after = await self.notice(user, server)
+            after = await self._taken(user, server, lease, extension)
         return Extended(after or notice, is_new=is_new)
+
+    async def _taken(
+        self, user: str, server: str, lease: str, extension: int
+    ) -> Notice | None:
+        """Return what holds for a lease now; None: the extension was not taken."""
+
+        def look(store: Store) -> Notice | None:
+            taken = store.taken(user, server, lease, extension)
+            now = _now(store, user, server)
+            return now if taken and now and now.lease == lease else taken
+
+        return await self._ask(look)
+
+    async def _key(self, lease: str, extension: int) -> str:
+        """Return what the fee of an extension is for.
+
+        The file's id is in it: what a file that was deleted knew of fees is not known
+        any more, so they stay paid, and the same extension is another one.
+        """
+        return f"{await self._prefix()}{lease}:{extension}"
+
+    async def _prefix(self) -> str:
+        """Return how the keys of all fees of the present file begin."""
+        return f"{FEE}:{await self._ask(lambda store: store.id)}:"
+
+    async def _check_sight(self, at: datetime) -> None:
+        """Return only if the steward sees the servers.
+
+        Raises:
+            StewardSilent: It does not.
+        """
+        look = await self._ask(lambda store: store.look())
+        seen_at = look.complete_at if look else None
+        if seen_at is None or at - seen_at > BLIND_AFTER:
+            raise StewardSilent(
+                "The hub does not know now which servers run, so it stops none of them "
+                "and sells no more time. Nothing was taken. Try again in a minute."
+            )
+
+    async def _pay(self, notice: Notice, key: str, at: datetime) -> bool:
+        """Take the price of a notice's extension; return whether it was taken now.
+
+        What an earlier try took is the price, whatever it would be now.
+
+        Raises:
+            NotEnough: It cannot be paid.
+        """
+        before = await self.fees.paid_for(key)
+        if not notice.extend_price or (before and before.user == notice.user):
+            return False
+        done = await self.fees.charge(
+            notice.user,
+            notice.course,
+            notice.extend_price,
+            key=key,
+            at=at,
+            actor=notice.user,
+            why=f"{_minutes(notice.extend_by)} more for {_which(notice.server)}.",
+        )
+        return done.is_new
 
     async def give_back_left_overs(self, now: datetime) -> int:
         """Give back fees whose extensions were never recorded; return how many.
 
-        A console that is killed between the two leaves one, if nobody asks again.
+        A console that is killed between the two leaves one, if nobody asks again. Only
+        fees of the present file are looked at.
 
         Raises:
             StewardSilent: The steward's file cannot be used.
         """
         async with self._lock:
             paid = await self.fees.paid(now - LEFT_OVER_WITHIN, now - LEFT_OVER_AFTER)
-            found = {fee.key: _extension_of(fee.key) for fee in paid}
+            if not paid:
+                return 0
+            prefix = await self._prefix()
+            found = {fee.key: _extension_of(fee.key, prefix) for fee in paid}
             wanted = {key: each for key, each in found.items() if each is not None}
             if not wanted:
                 return 0
@@ -237,19 +297,23 @@ def _now(store: Store, user: str, server: str) -> Notice | None:
     until = unseen[-1].until
     return replace(
         notice,
-        sentence=f"You took more time. This server goes on until {until:%H:%M} UTC.",
+        sentence=extended_until(until),
         stops_at=until,
         n_extensions_left=max(0, notice.n_extensions_left - len(unseen)),
         next_extension=unseen[-1].k + 1,
     )
 
 
-def _check(notice: Notice, extension: int, at: datetime) -> None:
+def _check(notice: Notice, lease: str, extension: int, at: datetime) -> None:
     """Return only if this extension can be taken.
 
     Raises:
         NoExtension: It cannot; the sentence says why.
     """
+    if notice.lease != lease:
+        raise NoExtension(
+            "This server was started anew since you were warned. Nothing was taken."
+        )
     if not is_extendable(notice):
         raise NoExtension("There are no more extensions for this server.")
     if notice.stops_at is not None and notice.stops_at <= at:
@@ -260,11 +324,11 @@ def _check(notice: Notice, extension: int, at: datetime) -> None:
         )
 
 
-def _extension_of(key: str) -> tuple[str, int] | None:
+def _extension_of(key: str, prefix: str) -> tuple[str, int] | None:
     """Return which lease and which extension a fee's key is for, None if for none."""
-    what, _, rest = key.partition(":")
-    lease, _, number = rest.rpartition(":")
-    return (lease, int(number)) if what == FEE and number.isdecimal() else None
+    lease, _, number = key.removeprefix(prefix).rpartition(":")
+    is_one = key.startswith(prefix) and number.isdecimal()
+    return (lease, int(number)) if is_one else None
 
 
 def _minutes(span: timedelta) -> str:

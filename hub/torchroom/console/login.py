@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 SESSIONS_MAX = 10_000
+SESSIONS_OF_USER_MAX = 20
 SESSION_S = 12 * 3600
 LOGIN_S = 600
 ID_BYTES = 32
@@ -28,6 +29,7 @@ class Session:
     Attributes:
         token: The hub's, for this user and this page.
         until: Monotonic seconds.
+        user: Whose it is; "": it was never found out.
         form_key: Every form of this session carries it, no other site knows it.
         notice: A sentence to show once.
         is_good_news: Whether the notice is about something that worked.
@@ -35,23 +37,31 @@ class Session:
 
     token: str
     until: float
+    user: str = ""
     form_key: str = field(default_factory=lambda: secrets.token_urlsafe(ID_BYTES))
     notice: str = ""
     is_good_news: bool = True
 
 
 class Sessions:
-    """The sessions of this process, at most SESSIONS_MAX; the oldest goes first."""
+    """The sessions of this process, at most SESSIONS_MAX; the oldest goes first.
+
+    And at most SESSIONS_OF_USER_MAX of one user, whose own oldest goes first: nobody
+    signs others out.
+    """
 
     def __init__(self) -> None:
         self._by_digest: dict[bytes, Session] = {}
 
-    def begin(self, token: str, now_s: float) -> str:
+    def begin(self, token: str, now_s: float, user: str = "") -> str:
         """Return the id of a new session."""
+        mine = [key for key, row in self._by_digest.items() if row.user == user]
+        if len(mine) >= SESSIONS_OF_USER_MAX:
+            del self._by_digest[mine[0]]
         while len(self._by_digest) >= SESSIONS_MAX:
             del self._by_digest[next(iter(self._by_digest))]
         name = secrets.token_urlsafe(ID_BYTES)
-        self._by_digest[_digest(name)] = Session(token, now_s + SESSION_S)
+        self._by_digest[_digest(name)] = Session(token, now_s + SESSION_S, user)
         return name
 
     def find(self, name: str, now_s: float) -> Session | None:

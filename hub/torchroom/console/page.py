@@ -145,13 +145,15 @@ def router(pages: HubPages) -> APIRouter:
         if not code or not attempt.fits(state):
             return _sorry(pages, NotAllowed("Signing in did not work. Try it again."))
         try:
-            token = await console_of(request).hub.token_for(
+            hub = console_of(request).hub
+            token = await hub.token_for(
                 code, attempt.verifier, pages.client_id, pages.callback
             )
+            who = await hub.identify(token)
         except LedgerError as error:
             return _sorry(pages, error)
         answer = RedirectResponse(pages.prefix, 303)
-        name = pages.sessions.begin(token, time.monotonic())
+        name = pages.sessions.begin(token, time.monotonic(), who.name if who else "")
         _keep(answer, request, pages, name=SESSION, value=name, seconds=SESSION_S)
         answer.delete_cookie(
             pages.cookie_named(LOGIN), path=pages.cookie_path, secure=pages.is_secure
@@ -280,7 +282,11 @@ async def _extend(
     extension = int(number) if number.isdecimal() and len(number) < DIGITS_MAX else 0
     try:
         done = await console.extending.extend(
-            who.name, sent.get("server", ""), extension, console.now()
+            who.name,
+            sent.get("server", ""),
+            sent.get("lease", ""),
+            extension,
+            at=console.now(),
         )
     except LedgerError as error:
         session.notice, session.is_good_news = str(error), False

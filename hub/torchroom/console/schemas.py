@@ -148,6 +148,9 @@ class RedeemIn(_In):
 class ExtensionIn(_In):
     """More time for a server."""
 
+    lease: Annotated[str, Field(min_length=1, max_length=NAME_MAX)] = Field(
+        description="`lease` of the server's notice: which start of it is meant."
+    )
     extension: Annotated[int, Field(strict=True, ge=1, le=EXTENSION_MAX)] = Field(
         description="Which: `next_extension` of the server's notice."
     )

@@ -96,7 +96,10 @@ async def notice(
         200: {"model": NoticeOut, "description": "Taken before; nothing was paid now."},
         201: {"model": NoticeOut, "description": "Taken and paid."},
         402: {"model": Problem, "description": "The tokens do not suffice."},
-        409: {"model": Problem, "description": "There is no such extension now."},
+        409: {
+            "model": Problem,
+            "description": "There is no such extension now, or of another lease.",
+        },
     },
 )  # fmt: skip
 async def extend(
@@ -109,10 +112,11 @@ async def extend(
     """Take more time for a server of yours. A server's own token may do this.
 
     Each extension of a server has a number, and is taken and paid once, however often
-    it is asked for: so this needs no Idempotency-Key.
+    it is asked for: so this needs no Idempotency-Key. None is sold while the steward
+    does not see the servers: it stops none then.
     """
     done = await console.extending.extend(
-        who.name, server, wanted.extension, console.now()
+        who.name, server, wanted.lease, wanted.extension, at=console.now()
     )
     response.status_code = (
         status.HTTP_201_CREATED if done.is_new else status.HTTP_200_OK

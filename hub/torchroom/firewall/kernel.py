@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from torchroom.firewall.rules import Table, placed, placing, removing
+from torchroom.firewall.rules import DOCKER, Table, placed, placing, removing
 from torchroom.firewall.settings import FirewallError
 
 CALL_TIMEOUT_S = 20
 BACKENDS = ("nft", "legacy")
-JUMP_OF_DOCKER = "-A FORWARD -j DOCKER-USER"
+JUMP_OF_DOCKER = f"-A FORWARD -j {DOCKER}"
+CHAIN_OF_DOCKER = f":{DOCKER} "
 FILTERS_BRIDGES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 IPV6 = Path("/proc/net/if_inet6")
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -84,14 +85,34 @@ def of_engine() -> Kernel:
         FirewallError: The engine does not filter with iptables, or inside bridges.
     """
     _check_bridges()
+    saved: dict[Kernel, str] = {}
     why = NO_CHAIN
     for kernel in map(Kernel, BACKENDS):
         try:
-            if JUMP_OF_DOCKER in kernel.saved(4).splitlines():
-                return kernel
+            saved[kernel] = kernel.saved(4)
         except FirewallError:
             why = NOT_PERMITTED
+            continue
+        if is_of_docker(saved[kernel]):
+            return kernel
+    for kernel, text in saved.items():
+        if is_of_docker(text, is_flushed=True):
+            return kernel
     raise FirewallError(why)
+
+
+def is_of_docker(saved: str, *, is_flushed: bool = False) -> bool:
+    """Return whether Docker filters with these rules.
+
+    Args:
+        saved: What iptables-save printed.
+        is_flushed: Be content with Docker's chain: another program may have flushed
+            the jump to it, which we put back.
+    """
+    lines = saved.splitlines()
+    if is_flushed:
+        return any(line.startswith(CHAIN_OF_DOCKER) for line in lines)
+    return JUMP_OF_DOCKER in lines
 
 
 def has_ipv6() -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpuspawner.errors import Refusal
 from tornado import web
 
 from torchroom.firewall.settings import read_internet
@@ -26,6 +27,13 @@ class NotInPlace(web.HTTPError):
 
     def __init__(self) -> None:
         super().__init__(503, SENTENCE)
+
+
+class LeftItsPlace(Refusal):
+    """The firewall went out of place while a server waited for its turn."""
+
+    reason = "firewall"
+    http_status = 503
 
 
 def is_in_place(flag: Path, now: float) -> bool:
@@ -54,6 +62,23 @@ def before_a_server(
     return check
 
 
+def before_a_container(
+    flag: Path, clock: Callable[[], float] = time.time
+) -> Callable[[Any], dict[str, Any]]:
+    """Return extra_create_kwargs: none, or a refusal as `before_a_server`.
+
+    The plugin asks for them just before it makes a container: that is long after the
+    click, with a queue and a pull between.
+    """
+
+    def check(_spawner: Any) -> dict[str, Any]:
+        if not is_in_place(flag, clock()):
+            raise LeftItsPlace(SENTENCE)
+        return {}
+
+    return check
+
+
 def of_spawner(env: Mapping[str, str]) -> dict[str, Any]:
     """Return what c.GPUDockerSpawner gets; a hub without a firewall gets nothing.
 
@@ -68,6 +93,7 @@ def of_spawner(env: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if flag := env.get(FLAG):
         found["pre_spawn_hook"] = before_a_server(Path(flag))
+        found["extra_create_kwargs"] = before_a_container(Path(flag))
     if not read_internet(env):
         found["extra_host_config"] = {"dns": ["127.0.0.1"]}
     return found

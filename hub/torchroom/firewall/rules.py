@@ -4,6 +4,9 @@ Four chains: OUT for what comes out of the servers' bridge (hub and proxy are on
 too), IN for what comes into it from elsewhere, HOST for what is meant for the host
 itself, NAT for the way out. Built-in chains get one jump to each, in front. A rule that
 RETURNs leaves the decision to Docker's own rules and to the host's.
+
+OUT and IN are entered from DOCKER-USER. The jump to that chain is Docker's, but without
+it, or with a rule before it, nothing of ours decides: it must lead, and is put back.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +16,7 @@ from ipaddress import IPv4Address
 from torchroom.firewall.settings import Allowed, Settings
 
 OURS = "TORCHROOM-"
+DOCKER = "DOCKER-USER"
 REFUSED = "-j REJECT --reject-with icmp-admin-prohibited"
 REPLIES = "-m conntrack --ctstate RELATED,ESTABLISHED"
 
@@ -31,8 +35,12 @@ NOT_PUBLIC = (
     "127.0.0.0/8",
     "172.16.0.0/12",
     "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
     "192.168.0.0/16",
     "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
     "224.0.0.0/4",
     "240.0.0.0/4",
 )
@@ -41,12 +49,16 @@ NOT_PUBLIC = (
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """One rule in a chain that is not ours; in front of all others, if it must lead."""
+    """One rule in a chain that is not ours; in front of all others, if it must lead.
+
+    One that is not ours is put back, but not taken away with ours.
+    """
 
     chain: str
     match: str
     target: str
     must_lead: bool = True
+    is_ours: bool = True
 
     def __str__(self) -> str:
         """As iptables-save prints it after the chain's name."""
@@ -94,12 +106,13 @@ def tables(
             "filter",
             {
                 out: tuple(_out(settings, resolvers)),
-                into: tuple(_into(settings)),
+                into: tuple(_into()),
                 host: tuple(_host(settings, resolvers)),
             },
             (
-                Jump("DOCKER-USER", f"-i {bridge}", out),
-                Jump("DOCKER-USER", f"-o {bridge}", into),
+                Jump("FORWARD", "", DOCKER, is_ours=False),
+                Jump(DOCKER, f"-i {bridge}", out),
+                Jump(DOCKER, f"-o {bridge}", into),
                 Jump("INPUT", f"-i {bridge}", host),
             ),
         ),
@@ -137,10 +150,9 @@ def _out(settings: Settings, resolvers: Sequence[IPv4Address]) -> Iterator[str]:
         yield REFUSED
 
 
-def _into(settings: Settings) -> Iterator[str]:
+def _into() -> Iterator[str]:
     yield f"{REPLIES} -j RETURN"
-    yield f"-d {settings.proxy}/32 -j RETURN"  # its published port
-    yield "-j DROP"
+    yield "-j DROP"  # who asks at the proxy's published port is the host itself
 
 
 def _host(settings: Settings, resolvers: Sequence[IPv4Address]) -> Iterator[str]:
@@ -189,7 +201,7 @@ def placing(table: Table, saved: str) -> str:
     lines += [
         f"-A {name} {rule}" for name, rules in table.chains.items() for rule in rules
     ]
-    lines += _without_jumps(table, saved)
+    lines += _without(table, table.jumps, saved)
     lines += [f"-I {jump.chain} 1 {jump}" for jump in reversed(table.jumps)]
     return _restore(table, lines)
 
@@ -198,7 +210,7 @@ def removing(table: Table, saved: str) -> str:
     """Return what iptables-restore needs to take a table's rules away."""
     there = [chain for chain in table.chains if f":{chain} " in _section(table, saved)]
     lines = [f":{chain} - [0:0]" for chain in there]
-    lines += _without_jumps(table, saved)
+    lines += _without(table, [jump for jump in table.jumps if jump.is_ours], saved)
     lines += [f"-X {chain}" for chain in there]
     return _restore(table, lines)
 
@@ -206,32 +218,28 @@ def removing(table: Table, saved: str) -> str:
 def placed(table: Table, saved: str) -> tuple[str, ...] | None:
     """Return our chains' rules as the kernel has them, None if one is not reached.
 
-    Each jump must be there once, and before one that must lead only jumps of ours or of
-    another deployment: what comes first decides.
+    Each jump must be there once, and before one that must lead only such jumps, of ours
+    or of another deployment: what comes first decides.
     """
     rules = _rules(table, saved)
     for jump in table.jumps:
         there = [rule for chain, rule in rules if chain == jump.chain]
         if there.count(str(jump)) != 1:
             return None
-        if jump.must_lead and str(jump) not in _while_ours(there):
+        if jump.must_lead and not _leads(str(jump), there):
             return None
     found = tuple(f"{chain} {rule}" for chain, rule in rules if chain in table.chains)
     expected = sum(len(chain) for chain in table.chains.values())
     return found if len(found) == expected else None
 
 
-def _while_ours(rules: Iterable[str]) -> list[str]:
-    found = []
-    for rule in rules:
-        if f"-j {OURS}" not in rule:
-            break
-        found.append(rule)
-    return found
+def _leads(wanted: str, rules: Sequence[str]) -> bool:
+    before = rules[: rules.index(wanted)]
+    return all(f"-j {OURS}" in rule for rule in before)
 
 
-def _without_jumps(table: Table, saved: str) -> list[str]:
-    wanted = {(jump.chain, str(jump)) for jump in table.jumps}
+def _without(table: Table, jumps: Iterable[Jump], saved: str) -> list[str]:
+    wanted = {(jump.chain, str(jump)) for jump in jumps}
     return [f"-D {c} {rule}" for c, rule in _rules(table, saved) if (c, rule) in wanted]
 
 

@@ -101,13 +101,22 @@ class Engine:
         if ref in self._ours:
             self._ours.move_to_end(ref)
             return ref
+        return str((await self.inspected(version, ref))["Id"])
+
+    async def inspected(self, version: str, ref: str) -> Any:
+        """Return what the engine says of a container of this hub.
+
+        Raises:
+            Refused: It is somebody else's.
+            Told: There is none, or the engine does not say.
+        """
         answer = await self.ask(f"{version}/containers/{ref}/json")
         if answer.status != OK:
             raise Told(answer)
         found = answer.json()
         if not self.is_ours(found):
             raise Refused(f"the container {ref} is not a server of this hub")
-        return str(found["Id"])
+        return found
 
     def is_ours(self, found: Any) -> bool:
         """Return whether an inspected container is this hub's; remember it if so."""

@@ -6,7 +6,7 @@ refused. The engine is given the judged object written anew, never the original 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gpuspawner import container as c
@@ -59,6 +59,7 @@ def container(policy: Policy, name: str, body: Json) -> list[str]:
     if not isinstance(host, dict):
         raise Refused("a server without HostConfig has no limits")
     volumes = _host_config(policy, host)
+    _mounted(body.get("Volumes"), host)
     devices = _devices(host.get("DeviceRequests"))
     _labels(policy, name, body.get("Labels"), devices)
     _environment(body.get("Env"), devices)
@@ -117,12 +118,17 @@ def _host_config(policy: Policy, host: Json) -> list[str]:
         raise Refused("HostConfig.CapAdd names more than TORCHROOM_GATE_CAPS")
     if host.get("SecurityOpt") not in NO_NEW_PRIVILEGES:
         raise Refused("HostConfig.SecurityOpt must be no-new-privileges and no more")
-    binds, mounts = host.get("Binds") or [], host.get("Mounts") or []
-    if not isinstance(binds, list) or not isinstance(mounts, list):
-        raise Refused("HostConfig.Binds and Mounts are lists")
+    binds, mounts = _mounting(host)
     found = [_bind(policy, bind) for bind in binds]
     found += [_mount(policy, mount) for mount in mounts]
     return [name for name in found if name]
+
+
+def _mounting(host: Json) -> tuple[list[Any], list[Any]]:
+    binds, mounts = host.get("Binds") or [], host.get("Mounts") or []
+    if not isinstance(binds, list) or not isinstance(mounts, list):
+        raise Refused("HostConfig.Binds and Mounts are lists")
+    return binds, mounts
 
 
 def _bind(policy: Policy, bind: object) -> str:
@@ -133,6 +139,15 @@ def _bind(policy: Policy, bind: object) -> str:
     if len(parts) != 3 or parts[2] not in {"rw", "ro"} or not _is_target(parts[1]):  # noqa: PLR2004
         raise Refused(f"HostConfig.Binds: {bind!r} is not VOLUME:/folder[:ro]")
     return _source(policy, parts[0], writes=parts[2] == "rw")
+
+
+def _mounted(volumes: object, host: Json) -> None:
+    """See that no volume is made beside those that are mounted: who would remove it?"""
+    binds, mounts = _mounting(host)
+    targets = {str(bind).split(":")[1] for bind in binds}
+    targets |= {str(mount["Target"]) for mount in mounts}
+    if isinstance(volumes, dict) and (beside := set(volumes) - targets):
+        raise Refused(f"Volumes: nothing is mounted at {min(beside)!r}")
 
 
 def _is_target(path: object) -> bool:
@@ -229,8 +244,27 @@ def _environment(rows: object, devices: list[str]) -> None:
     for key, wanted in c.NEUTRAL.items():
         if [value for name, _, value in pairs if name == key] != [wanted]:
             raise Refused(f"a server's Env has {key}={wanted}, once")
-    if found := PRELOADED & {name for name, _, _ in pairs}:
-        raise Refused(f"a server's Env has no {min(found)}")
+    _no_preloading(rows)
+
+
+def starts(found: Json) -> None:
+    """Check an inspected container that is to be started.
+
+    Its environment is the image's together with what was asked for, as the engine has
+    made one of them: what is checked here is what NVIDIA's hooks will inherit.
+
+    Raises:
+        Refused: They would run code of the image's.
+    """
+    config = found.get("Config")
+    rows = config.get("Env") if isinstance(config, dict) else None
+    _no_preloading(rows if isinstance(rows, list) else [])
+
+
+def _no_preloading(rows: Iterable[object]) -> None:
+    names = {str(row).partition("=")[0] for row in rows}
+    if found := PRELOADED & names:
+        raise Refused(f"a server's Env, or its image's, has no {min(found)}")
 
 
 # -- what a value may be -----------------------------------------------------------
@@ -326,7 +360,7 @@ _CONTAINER: dict[str, Check] = {
     "Labels": _is_any,
     "HostConfig": _is_any,
     "ExposedPorts": _is_set(lambda key: bool(PORT.fullmatch(str(key)))),
-    "Volumes": _is_set(is_folder),
+    "Volumes": _is_set(_is_target),
     "User": _is_text,
     "WorkingDir": _is_text,
     "StopSignal": _is_text,

@@ -126,6 +126,10 @@ class Gate:
                 return
             case Kind.CONTAINER:
                 ref = await self._engine.container(version, ref)
+            case Kind.START:
+                server = await self._engine.inspected(version, ref)
+                bodies.starts(server)
+                ref = str(server["Id"])
             case Kind.EXECUTION:
                 ref = await self._engine.execution(version, ref)
             case Kind.VOLUME:

@@ -24,6 +24,9 @@ VERSION = re.compile(r"/v1\.([0-9]{1,3})(/.*)")
 VERSION_MIN = 40
 PATH = re.compile(r"(/[A-Za-z0-9._:@+-]+)+")
 PAIR = re.compile(r"([a-zA-Z_]{1,32})=([A-Za-z0-9._~+*'()!,:/%-]*)")
+# Without a tag or digest; a colon before a slash is a registry's port.
+UNTAGGED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]{1,5}(?=/))?(/[a-z0-9._-]+)*")
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|sha256:[0-9a-f]{64}")
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,400}")
 TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 FLAG = re.compile(r"0|1|true|false|True|False")
@@ -40,6 +43,7 @@ class Kind(Enum):
     LIST = auto()  # all containers: shorten what is told of others'
     INSPECT = auto()  # one container: likewise
     CONTAINER = auto()  # forward it if the container is ours
+    START = auto()  # forward it if the container is ours and its environment harmless
     EXECUTION = auto()  # forward it if the command runs in a container of ours
     VOLUME = auto()  # forward it if the volume is ours, or is not there
     CREATE = auto()  # forward it if the volumes are ours
@@ -148,7 +152,7 @@ ROUTES = (
         Body.JSON,
         needs=("name",),
     ),
-    Route("POST", "/containers/{}/start", Kind.CONTAINER),
+    Route("POST", "/containers/{}/start", Kind.START),
     Route(
         "POST",
         "/containers/{}/stop",
@@ -184,8 +188,8 @@ ROUTES = (
         "POST",
         "/images/create",
         query={
-            "fromImage": _fits(IMAGE),
-            "tag": _fits(IMAGE),
+            "fromImage": _fits(UNTAGGED),
+            "tag": _fits(TAG),
             "platform": _fits(PLATFORM),
         },
         needs=("fromImage", "tag"),
@@ -315,6 +319,7 @@ def _own_events(policy: Policy, raw: str) -> str:
 
 
 def _image(policy: Policy, name: str, tag: str) -> None:
+    """The engine lets `tag` replace a tag in the name, so the name must have none."""
     whole = f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
     if not policy.takes_image(whole):
         raise Refused(f"the image {whole} is not one of TORCHROOM_GATE_IMAGES")

@@ -151,6 +151,17 @@ class Fees:
 
         return await self._db.run(work)
 
+    async def paid_for(self, key: str) -> Paid | None:
+        """Return what was paid under a key; None: nothing, or it was given back.
+
+        Raises:
+            BadInput: The key is none.
+        """
+        check_key(key)
+        async with self._db.read() as conn:
+            paid = _paid(await _noted(conn, key))
+        return None if paid is None else Paid(key, paid.user, paid.amount)
+
     async def paid(self, since: datetime, until: datetime) -> Sequence[Paid]:
         """Return what was paid in a span of time and not given back since."""
         total = func.sum(fees.c.amount).label("total")

@@ -135,15 +135,23 @@ class Outbox:
         try:
             await receiver.send(message)
         except Undelivered as error:
-            n_tries = message.n_tries + 1
-            is_over = error.is_final or n_tries >= TRIES_MAX
-            log.warning(
-                "%s did not take %s (try %d%s): %s",
-                *(message.hook, message.id, n_tries),
-                *(", the last" if is_over else "", error),
-            )
-            if not is_over:
-                next_at = self._now() + pause_after(n_tries)
-                await asyncio.to_thread(self._store.try_again, message.id, next_at)
-                return
-        await asyncio.to_thread(self._store.posted, message.id)
+            await self._failed(message, str(error), is_final=error.is_final)
+        except Exception as error:  # one message must not hold up all others
+            log.exception("sending %s to %s", message.id, message.hook)
+            await self._failed(message, type(error).__name__, is_final=False)
+        else:
+            await asyncio.to_thread(self._store.posted, message.id)
+
+    async def _failed(self, message: Message, why: str, *, is_final: bool) -> None:
+        n_tries = message.n_tries + 1
+        is_over = is_final or n_tries >= TRIES_MAX
+        log.warning(
+            "%s did not take %s (try %d%s): %s",
+            *(message.hook, message.id, n_tries),
+            *(", the last" if is_over else "", why),
+        )
+        if is_over:
+            await asyncio.to_thread(self._store.posted, message.id)
+            return
+        next_at = self._now() + pause_after(n_tries)
+        await asyncio.to_thread(self._store.try_again, message.id, next_at)

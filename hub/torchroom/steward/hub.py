@@ -110,7 +110,7 @@ class Hub:
         """
         answer = await self._ask(
             "POST",
-            f"/leases/{quote(claim.lease, safe='')}/ending",
+            f"/leases/{_part(claim.lease)}/ending",
             json={
                 "reason": claim.reason.value,
                 "sentence": claim.sentence,
@@ -136,10 +136,9 @@ class Hub:
         Raises:
             HubSilent: See there.
         """
-        name = quote(user, safe="")
-        path = f"/users/{name}/server"
+        path = f"/users/{_part(user)}/server"
         if server:
-            path = f"/users/{name}/servers/{quote(server, safe='')}"
+            path = f"/users/{_part(user)}/servers/{_part(server)}"
         answer = await self._ask("DELETE", path, timeout=STOPS_WITHIN_S)
         match answer.status_code:
             case httpx.codes.NO_CONTENT:
@@ -167,6 +166,11 @@ class Hub:
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             raise HubSilent(f"The hub does not answer: {why}.") from error
+
+
+def _part(name: str) -> str:
+    """Return a name as one part of a path, even if it consists of dots."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 def _json(answer: httpx.Response) -> Any:

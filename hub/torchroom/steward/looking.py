@@ -113,6 +113,8 @@ def _running(users: Sequence[Any]) -> Iterator[tuple[tuple[str, str], Row]]:
 
 
 def _server(row: Row, model: Row, health: Mapping[str, Row]) -> Server:
+    if not row["offer"]:  # what holds for its size may be less strict than the default
+        raise ValueError("no size")
     started = _time_or_none(model["started"])
     ready = _time_or_none(row["ready_at"]) or started
     if ready is None:
@@ -126,7 +128,7 @@ def _server(row: Row, model: Row, health: Mapping[str, Row]) -> Server:
         lease=str(row["id"]),
         user=str(row["user"]),
         name=str(row["server"]),
-        offer=str(row["offer"] or ""),
+        offer=str(row["offer"]),
         course=str(row["course"] or ""),
         ready_at=ready,
         started_at=started,

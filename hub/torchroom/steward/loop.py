@@ -25,6 +25,7 @@ log = logging.getLogger("torchroom.steward")
 EVERY = timedelta(seconds=30)
 AT_MOST_EVERY = timedelta(seconds=0.5)
 N_STOPS = 10
+RECENT = 1000  # events in which a warning's last repetition is looked for
 ENDS_WITHIN_S = 4.0  # JupyterHub kills a service that takes longer than five seconds
 
 
@@ -138,6 +139,11 @@ class Steward:
             extensions=self._store.extensions(active),
             told=self._store.told(),
             notices={notice.lease: notice for notice in self._store.notices()},
+            warned={
+                (event.lease, event.reason): event.at
+                for event in reversed(self._store.events(RECENT))
+                if event.action == rounds.WARNED and rounds.SENT_BY in event.evidence
+            },
             claims=self._store.claims(),
             stopping=stopping,
         )
@@ -187,14 +193,21 @@ class Steward:
     async def _try_stop(self, claim: Claim, n_extensions: int) -> None:
         if not await asyncio.to_thread(self._store.claim, claim, n_extensions):
             return  # it was extended meanwhile; the next look knows
+        # Before: the stop names the user's server, not the lease, so nothing must come
+        # between the plugin's word that this lease still runs and the request.
+        await asyncio.to_thread(self._store.mark, claim.lease, is_sent=True)
         try:
             if not await self._hub.say_why(claim):
-                return  # it has ended; the next look sees it
-            await asyncio.to_thread(self._store.mark, claim.lease, is_sent=True)
-            if await self._hub.stop(claim.user, claim.server) is Stop.STOPPED:
-                await asyncio.to_thread(self._finish, claim)
-                self._on_news()
-                self._wake.set()  # so that what users are told is true soon
+                if not claim.is_sent:  # it has ended by itself
+                    await asyncio.to_thread(self._store.unclaim, claim.lease)
+                return
+            match await self._hub.stop(claim.user, claim.server):
+                case Stop.STOPPED:
+                    await asyncio.to_thread(self._finish, claim)
+                    self._on_news()
+                    self._wake.set()  # so that what users are told is true soon
+                case Stop.NOT_THERE:
+                    log.warning("no server to stop lease=%s", claim.lease)
         except CalledOff as error:
             await asyncio.to_thread(self._call_off, claim, str(error))
         except HubSilent as error:

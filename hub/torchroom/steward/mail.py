@@ -20,8 +20,10 @@ from torchroom.steward.rounds import WARNED
 
 WITHIN_S = 30.0
 PERMANENT = 500  # SMTP: from here on a refusal is for good
-_LOCAL, _DOMAIN = r"[A-Za-z0-9._%+=-]{1,64}", r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
-_ADDRESS = re.compile(f"{_LOCAL}@{_DOMAIN}", re.ASCII)
+_ATOM = "[A-Za-z0-9_%+=-]+"
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_ADDRESS = re.compile(rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*", re.ASCII)
+LOCAL_MAX = 64
 ADDRESS_MAX = 254
 
 
@@ -61,7 +63,8 @@ class MailSettings:
 
 def is_address(text: str) -> bool:
     """Return whether this is an address that mail is sent to."""
-    return len(text) <= ADDRESS_MAX and _ADDRESS.fullmatch(text) is not None
+    is_short = len(text) <= ADDRESS_MAX and len(text.partition("@")[0]) <= LOCAL_MAX
+    return is_short and _ADDRESS.fullmatch(text) is not None
 
 
 def address_of(user: str, domain: str) -> str | None:
@@ -119,8 +122,8 @@ class Mail:
         address = address_of(message.event.user, here.domain)
         if address is None:
             raise Undelivered("there is no address for this user", is_final=True)
-        mail = compose(message, address, here.sender, datetime.now(UTC))
         try:
+            mail = compose(message, address, here.sender, datetime.now(UTC))
             with self._connection() as server:
                 server.send_message(mail, here.sender, [address])
         except smtplib.SMTPRecipientsRefused as error:

@@ -13,7 +13,7 @@ earliest end decides. What holds for all of them:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from torchroom.steward import culler, sentences
 from torchroom.steward.model import (
@@ -159,23 +159,34 @@ def _of_tokens(server: Server) -> Iterator[End]:
 def _led(end: End, rules: Rules, told: Told | None, now: datetime) -> End:
     """Return an end that is late enough for a warning, and no earlier than was told.
 
-    An end that turns out to be earlier than the one that was told is brought forward to
-    `warn_before` from now at most.
+    Only a warning of this very countdown counts: for the same reason, and of a moment
+    that is not before the end. An end that turns out to be earlier than what was told
+    is brought forward to `warn_before` from now at most.
     """
     earliest = now + rules.warn_before
-    if told is not None and told.stops_at is not None:
-        earliest = min(earliest, told.stops_at)
-    return replace(end, at=max(end.at, earliest)) if end.at < earliest else end
+    if told is not None and told.stops_at is not None and told.reason is end.reason:
+        is_same = end.at <= told.stops_at
+        earliest = min(earliest, told.stops_at) if is_same else earliest
+    return replace(end, at=max(end.at, earliest))
 
 
 def _can_extend(
     first: End, coming: Sequence[End], rules: Rules, extensions: Sequence[Extension]
 ) -> bool:
-    """Return whether the user gets the whole extension that they would pay."""
+    """Return whether the user gets the whole extension that they would pay.
+
+    Paying for it brings the end of the tokens nearer, nobody here knows by how much: as
+    much again as the extension must be left.
+    """
     if not first.is_extendable or len(extensions) >= rules.n_extensions:
         return False
     until = first.at + rules.extend_by
-    return all(end.is_extendable or end.at >= until for end in coming)
+    after_paying = until + (rules.extend_by if rules.extend_price else timedelta())
+    return all(
+        end.at >= (until if end.is_ours else after_paying)
+        for end in coming
+        if not end.is_extendable
+    )
 
 
 def _when_idle(server: Server, now: datetime) -> Judgement:

@@ -13,6 +13,7 @@ from torchroom.steward.model import (
     Judgement,
     Notice,
     Post,
+    Reason,
     Seen,
     Server,
     Told,
@@ -25,8 +26,14 @@ from torchroom.steward.rules import Policy, Rules
 WARNED, STOPPED, KEPT, FAILED = "warned", "stopped", "kept", "failed"
 """What `Event.action` can be."""
 
-LOOK_AGAIN = timedelta(seconds=5)
-"""How soon, if a missing reading is all that a stop waits for."""
+WARNED_AT_MOST_EVERY = timedelta(hours=1)
+"""How often messages go out about one lease and one reason."""
+
+LOOK_AGAIN, LOOK_AGAIN_FOR = timedelta(seconds=5), timedelta(minutes=2)
+"""How soon, and how long, if a missing reading is all that a stop waits for."""
+
+SENT_BY = "sent_by"
+"""What `Event.evidence` calls the hooks that messages went to."""
 
 Hooks = Callable[[str], Sequence[str]]
 """Returns by which hooks a user is reached."""
@@ -40,6 +47,7 @@ class Known:
         extensions: By lease.
         told: By lease.
         notices: By lease.
+        warned: Lease and reason -> when messages went out about it last.
         claims: By lease.
         stopping: Leases that were being stopped when the look began.
     """
@@ -47,6 +55,7 @@ class Known:
     extensions: Mapping[str, Sequence[Extension]] = field(default_factory=dict)
     told: Mapping[str, Told] = field(default_factory=dict)
     notices: Mapping[str, Notice] = field(default_factory=dict)
+    warned: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
     stopping: frozenset[str] = frozenset()
 
@@ -154,21 +163,21 @@ def _one(
     if judged.verdict is Verdict.KEEP or judged.reason is None:
         if claim and not is_stopping:
             made.called_off.append((claim, "It is not to be stopped any more."))
-        if told and server.gpu and server.gpu.state is Use.UNKNOWN:
+        if told and _stands(told, server, rules, extensions):
             _hold(made, told, known.notices.get(server.lease), now)
         return
-    if told is None:
+    if told is None or _is_new(told, judged):
+        last = known.warned.get((server.lease, judged.reason.value))
+        is_soon = last is not None and now - last < WARNED_AT_MOST_EVERY
+        reached = _nobody if is_soon or rules.is_dry_run else hooks
+        made.noted.append(_warning(server, judged, rules, now, reached))
         told = Told(server.lease, judged.reason, now, None, rules.is_dry_run)
-        event = _event(server, judged, rules, WARNED, now)
-        reached = _nobody if rules.is_dry_run else hooks
-        made.noted.append((event, posts(event, now, judged.stops_at, reached)))
     told = replace(told, reason=judged.reason, stops_at=judged.stops_at)
     is_stop = judged.verdict is Verdict.STOP
     if rules.is_dry_run:
+        made.told.append(replace(told, is_past=told.is_past or is_stop))
         if is_stop and not told.is_past:
             made.noted.append((_event(server, judged, rules, STOPPED, now), ()))
-            told = replace(told, is_past=True)
-        made.told.append(told)
         return
     made.told.append(told)
     made.notices.append(_notice(server, judged, rules, extensions, now))
@@ -183,6 +192,43 @@ def _one(
         made.called_off.append((claim, "It is not to be stopped yet."))
 
 
+def _warning(
+    server: Server,
+    judged: Judgement,
+    rules: Rules,
+    now: datetime,
+    reached: Hooks,
+) -> tuple[Event, list[Post]]:
+    """Return what is noted of a warning, and the messages about it."""
+    event = _event(server, judged, rules, WARNED, now)
+    sent = posts(event, now, judged.stops_at, reached)
+    if sent:
+        event.evidence[SENT_BY] = ", ".join(post.hook for post in sent)
+    return event, sent
+
+
+def _is_new(told: Told, judged: Judgement) -> bool:
+    """Return whether a user was not told of this countdown yet."""
+    if told.reason is not judged.reason:
+        return True
+    if judged.reason is Reason.TOKENS or judged.stops_at is None:
+        return False  # the meter's estimate moves all the time
+    return told.stops_at is None or judged.stops_at > told.stops_at
+
+
+def _stands(
+    told: Told, server: Server, rules: Rules, extensions: Sequence[Extension]
+) -> bool:
+    """Return whether only a missing reading speaks against what a user was told."""
+    return (
+        server.gpu is not None
+        and server.gpu.state is Use.UNKNOWN
+        and must_be_idle(told.reason, rules)
+        and told.stops_at is not None
+        and all(each.until <= told.stops_at for each in extensions)
+    )
+
+
 def _hold(made: Round, told: Told, notice: Notice | None, now: datetime) -> None:
     """Let a warning stand while a reading is missing.
 
@@ -192,7 +238,7 @@ def _hold(made: Round, told: Told, notice: Notice | None, now: datetime) -> None
     made.told.append(told)
     if notice and notice.stops_at and notice.stops_at > now:
         made.notices.append(notice)
-    elif told.stops_at and told.stops_at <= now:
+    elif told.stops_at and told.stops_at <= now < told.stops_at + LOOK_AGAIN_FOR:
         _note_moment(made, now + LOOK_AGAIN)
 
 

@@ -81,6 +81,47 @@ def to_extension(row: Row) -> Extension:
     )
 
 
+def from_taken(notice: Notice, at: datetime) -> dict[str, Any]:
+    """Return the row of the extension that a notice offers."""
+    assert notice.stops_at is not None  # noqa: S101 - else it offers none
+    return {
+        "lease": notice.lease,
+        "k": notice.next_extension,
+        "by_s": notice.extend_by.total_seconds(),
+        "at": text(at),
+        "until": text(max(notice.stops_at, at) + notice.extend_by),
+        "user": notice.user,
+        "server": notice.server,
+        "course": notice.course,
+        "reason": notice.reason.value,
+        "price": notice.extend_price,
+    }
+
+
+def to_taken(row: Row) -> Notice:
+    """Return an extension's row as what its owner is told; it offers no other."""
+    taken = to_extension(row)
+    return Notice(
+        lease=row["lease"],
+        user=row["user"],
+        server=row["server"],
+        course=row["course"],
+        reason=Reason(row["reason"]),
+        sentence=extended_until(taken.until),
+        stops_at=taken.until,
+        extend_by=taken.by,
+        extend_price=row["price"],
+        n_extensions_left=0,
+        next_extension=taken.k + 1,
+        published_at=taken.at,
+    )
+
+
+def extended_until(until: datetime) -> str:
+    """Return what the owner of a server is told who took more time."""
+    return f"You took more time. This server goes on until {until:%H:%M} UTC."
+
+
 def from_event(event: Event) -> dict[str, Any]:
     """Return an event's row; its number is the table's to give."""
     return {

@@ -99,5 +99,19 @@ VERSIONS = (
     ) STRICT;
     CREATE INDEX outbox_due ON outbox (next_at);
     """,
+    # The id tells this file from one that is made after this one was deleted.
+    """
+    CREATE TABLE files (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        id TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO files VALUES (1, lower(hex(randomblob(16))));
+
+    ALTER TABLE extensions ADD COLUMN user TEXT NOT NULL DEFAULT '';
+    ALTER TABLE extensions ADD COLUMN server TEXT NOT NULL DEFAULT '';
+    ALTER TABLE extensions ADD COLUMN course TEXT NOT NULL DEFAULT '';
+    ALTER TABLE extensions ADD COLUMN reason TEXT NOT NULL DEFAULT 'idle';
+    ALTER TABLE extensions ADD COLUMN price INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 """What brings the tables from each version to the next; the first one from nothing."""

@@ -9,7 +9,6 @@ from torchroom.settings import PORT_MAX, SECRET_LENGTH_MIN, SettingError
 from torchroom.steward import reading
 from torchroom.steward.mail import MailSettings, Safety, is_address
 from torchroom.steward.rules import Policy
-from torchroom.steward.service import COMMAND, of_steward  # noqa: F401
 from torchroom.steward.webhook import WebhookSettings
 
 EXAMPLE = Path(__file__).with_name("policy.example.toml")

@@ -53,11 +53,16 @@ Noted = tuple[Event, Sequence[Post]]
 class Store:
     """One connection, usable from any thread.
 
+    Attributes:
+        path: Of the file.
+        id: The file's own: another one that is made in its place has another.
+
     Raises:
         StoreError: From every method, if the file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._lock = threading.Lock()
         with _in_sentences(path):
             self._db = sqlite3.connect(
@@ -70,11 +75,12 @@ class Store:
                 self._db.row_factory = _as_dict
                 self._write_ahead()
                 self._db.execute("PRAGMA synchronous = FULL")
-                self._prepare(path)
+                self._prepare()
+                row = self._db.execute("SELECT id FROM files").fetchone()
+                self.id = str(row["id"])
             except BaseException:
                 self._db.close()
                 raise
-        self._path = path
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -138,7 +144,6 @@ class Store:
         """
         if notice.n_extensions_left < 1 or notice.stops_at is None:
             raise ValueError("This notice offers no extension.")
-        until = max(notice.stops_at, at) + notice.extend_by
         with self._write() as db:
             key = [notice.lease, notice.next_extension]
             if db.execute(
@@ -153,15 +158,24 @@ class Store:
                 "DELETE FROM extensions WHERE at < ?",
                 [rows.text(at - EXTENSIONS_KEPT)],
             )
-            row = {
-                "lease": notice.lease,
-                "k": notice.next_extension,
-                "by_s": notice.extend_by.total_seconds(),
-                "at": rows.text(at),
-                "until": rows.text(until),
-            }
-            _insert(db, "extensions", row)
+            _insert(db, "extensions", rows.from_taken(notice, at))
         return True
+
+    def taken(self, user: str, server: str, lease: str, k: int) -> Notice | None:
+        """Return what an extension came to, None if its owner did not take it.
+
+        Args:
+            user: The owner.
+            server: "" for the default server.
+            lease: Which lease was extended.
+            k: The extension's number.
+        """
+        found = self._read(
+            "SELECT * FROM extensions"
+            " WHERE lease = ? AND k = ? AND user = ? AND server = ?",
+            [lease, k, user, server],
+        )
+        return rows.to_taken(found[0]) if found else None
 
     def extensions(
         self, leases: Iterable[str] | None = None
@@ -349,36 +363,40 @@ class Store:
                 return
             time.sleep(TRY_EVERY_S)
 
-    def _prepare(self, path: Path) -> None:
+    def _prepare(self) -> None:
         """Bring the tables to this version."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            version = _version(self._db, path)
+            version = _version(self._db, self.path)
             for script in VERSIONS[version:]:
                 for statement in filter(str.strip, script.split(";")):
                     self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {len(VERSIONS)}")
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._roll_back()
             raise
 
+    def _roll_back(self) -> None:
+        """End a transaction that SQLite has not ended by itself."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
     def _read(self, query: str, given: Sequence[Any] = ()) -> list[Row]:
-        with self._lock, _in_sentences(self._path):
+        with self._lock, _in_sentences(self.path):
             found: list[Row] = self._db.execute(query, given).fetchall()
             return found
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection in a transaction, which is undone on any error."""
-        with self._lock, _in_sentences(self._path):
+        with self._lock, _in_sentences(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                self._roll_back()
                 raise
 
 

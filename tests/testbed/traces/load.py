@@ -8,6 +8,8 @@ from itertools import accumulate
 
 WINDOW_S = 1.0
 """Over which a driver averages utilisation and SM use."""
+MEMORY_S = 15.0
+"""How long a driver remembers SM use."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,11 @@ class Timeline:
         return self.at(at_s).read(at_s - WINDOW_S, at_s)
 
     def sm(self, since_s: float, until_s: float) -> float:
-        """Return the most that SMs were used in any window since a moment."""
-        found = 0.0
+        """Return the most that SMs were used in any window since a moment.
+
+        Only of those that the driver remembers.
+        """
+        found, since_s = 0.0, max(since_s, until_s - MEMORY_S)
         for i in range(self._index(since_s), self._index(until_s) + 1):
             begin, end = self._begins[i], self._begins[i] + self.loads[i][0]
             low, high = max(begin, since_s), min(end, until_s)

@@ -74,28 +74,36 @@ class Outcome:
 
 
 class Ours:
-    """The plugin's observation, every INTERVAL_S, and the steward's looks."""
+    """The plugin's observation, every interval_s, and the steward's looks."""
 
-    def __init__(self, trace: Trace, policy: Policy) -> None:
-        self.trace, self.policy = trace, policy
+    def __init__(
+        self, trace: Trace, policy: Policy, interval_s: float = INTERVAL_S
+    ) -> None:
+        self.trace, self.policy, self.interval_s = trace, policy, interval_s
         self.observed = Observed()
-        self.read_s = -UNLEASED_S - INTERVAL_S
+        self.read_s = -self._unleased_s - interval_s
         self.told: dict[str, Told] = {}
         self.n_warnings = 0
 
     def run(self) -> Outcome:
         """Return what becomes of it."""
-        offset = (self.trace.seed * 3.7) % INTERVAL_S  # readings begin anywhere
-        at_s, look_s = offset - UNLEASED_S, 0.0
+        every_s = self.interval_s
+        offset = (self.trace.seed * 3.7) % every_s  # readings begin anywhere
+        at_s, look_s = offset - self._unleased_s, 0.0
         while at_s < LENGTH_S:
             self._read(at_s)
-            at_s += INTERVAL_S
+            at_s += every_s
             while look_s < at_s:
                 stopped, due = self._look(look_s)
                 if stopped:
                     return Outcome(self.trace, look_s, self.n_warnings)
                 look_s = max(look_s + 0.5, min(due, look_s + LOOKS_EVERY_S))
         return Outcome(self.trace, None, self.n_warnings)
+
+    @property
+    def _unleased_s(self) -> float:
+        """How long the GPUs are free before: time for a few readings."""
+        return UNLEASED_S if self.interval_s <= INTERVAL_S else 6 * self.interval_s
 
     def _read(self, at_s: float) -> None:
         machine = self.trace.machine
@@ -110,13 +118,13 @@ class Ours:
             machine.cpu_s(at_s) if runs else {},
             now=START + timedelta(seconds=at_s),
             held=machine.uuids if runs else frozenset(),
-            thresholds=thresholds_for(INTERVAL_S),
+            thresholds=thresholds_for(self.interval_s),
         )
         if not is_blind:
             self.read_s = at_s
 
     def _use(self, at_s: float) -> GpuUse:
-        longest = thresholds_for(INTERVAL_S).longest
+        longest = thresholds_for(self.interval_s).longest
         use = self.observed.of(LEASE, START + timedelta(seconds=at_s), longest)
         n_slots = len(self.trace.machine.slots)
         return GpuUse(Use(use.state.value), use.idle_since, use.why, n_slots)
@@ -161,9 +169,9 @@ class Ours:
         )
 
 
-def ours(trace: Trace, policy: Policy) -> Outcome:
-    """Return what our policy makes of a trace."""
-    return Ours(trace, policy).run()
+def ours(trace: Trace, policy: Policy, interval_s: float = INTERVAL_S) -> Outcome:
+    """Return what our policy makes of a trace that is read every interval_s."""
+    return Ours(trace, policy, interval_s).run()
 
 
 async def theirs(traces: Sequence[Trace], options: Mapping[str, Any]) -> list[Outcome]:

@@ -117,6 +117,11 @@ def _on_cpu(r: Random) -> Load:
     return Load(0, 0, r.uniform(0.0, 0.3), r.uniform(0.5, 4))
 
 
+def _held_up(r: Random) -> Load:
+    """Kernels all the time, each far too small for the GPU."""
+    return Load(r.uniform(0.005, 0.03), 0, r.uniform(0.06, 0.14), r.uniform(0.5, 8))
+
+
 def _begin(r: Random) -> tuple[Timeline, float]:
     """A student looks around before anything is on the GPU."""
     first = r.uniform(1, 8) * MINUTE
@@ -234,6 +239,25 @@ def _stuck(r: Random) -> Made:
     """A driver's fault: utilisation and SM use read 0, only power tells."""
     line, begin = _begin(r)
     line.add(LENGTH_S, _training(r))
+    return Made([line], [(begin, LENGTH_S)], [(0, begin)],
+                stuck={"utilisation": 0.0, "sm": {}})  # fmt: skip
+
+
+@_scenario("few kernels, much CPU")
+def _environment(r: Random) -> Made:
+    """Reinforcement learning: its environment runs on the CPU and holds the GPU up."""
+    line, begin = _begin(r)
+    end = r.uniform(3, 4.5) * HOUR
+    line.add(end - begin, _held_up(r))
+    _then_idle(r, line, ends=r.random() < 0.5)
+    return Made([line], [(begin, end)], [(0, begin)])
+
+
+@_scenario("few kernels, much CPU, utilisation stuck at 0")
+def _environment_stuck(r: Random) -> Made:
+    """The same with a driver's fault; what the GPU draws says little."""
+    line, begin = _begin(r)
+    line.add(LENGTH_S, _held_up(r))
     return Made([line], [(begin, LENGTH_S)], [(0, begin)],
                 stuck={"utilisation": 0.0, "sm": {}})  # fmt: skip
 

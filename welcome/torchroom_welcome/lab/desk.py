@@ -12,6 +12,7 @@ from torchroom_welcome.asking import NoAnswer
 from torchroom_welcome.warning import NotExtended, Notice
 
 KEPT_S = 5.0
+LEASE_MAX = 255
 EVERY_S = 30
 HIDDEN_EVERY_S = 60
 
@@ -62,8 +63,10 @@ class Desk:
             age_s = int(self._clock() - self._kept[0])
             return Answer(200, _told(_aged(self._kept[1], age_s), here))
 
-    async def extend(self, number: object) -> Answer:
-        """Take an extension; the same number again takes nothing more."""
+    async def extend(self, lease: object, number: object) -> Answer:
+        """Take an extension; the same lease and number again take nothing more."""
+        if not isinstance(lease, str) or not 1 <= len(lease) <= LEASE_MAX:
+            return Answer(400, {"message": "An extension is one of a lease."})
         if isinstance(number, bool) or not isinstance(number, int):
             return Answer(400, {"message": "An extension has a number."})
         async with self._lock:
@@ -72,7 +75,7 @@ class Desk:
                 return Answer(404, {"message": "This server's hub extends nothing."})
             self._kept = None
             try:
-                found = await asyncio.to_thread(warning.extend, here, number)
+                found = await asyncio.to_thread(warning.extend, here, lease, number)
             except NotExtended as why:
                 return Answer(409, {"message": str(why)})
             except NoAnswer as why:

@@ -62,7 +62,8 @@ class ExtensionHandler(_Handler):
     async def post(self) -> None:
         """See Desk.extend."""
         try:
-            number = json.loads(self.request.body)["extension"]
+            sent = json.loads(self.request.body)
+            lease, number = sent["lease"], sent["extension"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            number = None
-        self.say(await self.desk().extend(number))
+            lease = number = None
+        self.say(await self.desk().extend(lease, number))

@@ -242,7 +242,10 @@
       try {
         found = await this.ask('extension', {
           method: 'POST',
-          body: JSON.stringify({ extension: asked.next_extension })
+          body: JSON.stringify({
+            lease: asked.lease,
+            extension: asked.next_extension
+          })
         });
       } catch {
         found = { status: 0, body: {} };
