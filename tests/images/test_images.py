@@ -149,7 +149,7 @@ def scanned(image: str) -> tuple[frozenset[str], tuple[str, ...]]:
 # ------------------------------------------------ nothing of the machine's settings
 
 
-@pytest.mark.parametrize("name", ["base", "pytorch", "proxy", "firewall", "hub"])
+@pytest.mark.parametrize("name", ["base", "pytorch", "proxy", "tls", "firewall", "hub"])
 def test_no_file_of_any_layer_carries_the_machines_settings(
     images: dict[str, str], name: str
 ) -> None:
@@ -159,7 +159,7 @@ def test_no_file_of_any_layer_carries_the_machines_settings(
     assert "etc/debian_version" in {each.removeprefix("./") for each in names}
 
 
-@pytest.mark.parametrize("name", ["base", "pytorch", "proxy", "firewall", "hub"])
+@pytest.mark.parametrize("name", ["base", "pytorch", "proxy", "tls", "firewall", "hub"])
 def test_history_and_environment_carry_none_either(
     engine: docker.DockerClient, images: dict[str, str], name: str
 ) -> None:
@@ -169,7 +169,7 @@ def test_history_and_environment_carry_none_either(
     assert [word for word in words_of_this_machine() if word in said] == []
 
 
-@pytest.mark.parametrize("name", ["pytorch", "proxy", "firewall", "hub"])
+@pytest.mark.parametrize("name", ["pytorch", "proxy", "tls", "firewall", "hub"])
 def test_settings_files_and_lists_are_not_left(
     images: dict[str, str], name: str
 ) -> None:
