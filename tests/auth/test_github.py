@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from testbed.login_hub import COURSES
 from torchroom.auth import providers
-from torchroom.auth.authenticator import (
+from torchroom.auth.answers import (
     KEPT,
     Expired,
-    GithubAuthenticator,
     Kept,
     Refused,
     Unreachable,
 )
+from torchroom.auth.authenticator import GithubAuthenticator
 from torchroom.auth.refusals import Refusal
 from torchroom.auth.settings import LoginSettings
 from traitlets.config import Config
@@ -174,7 +174,7 @@ async def test_what_goes_wrong_is_a_sentence(
 async def again(login: Any, model: Any) -> Any:
     """Ask again as a refresh does."""
     state = model["auth_state"]
-    return await login._fresh(state, Kept.of(state))
+    return await login.found_fresh(state, Kept.of(state))
 
 
 async def test_a_token_that_is_refused_was_ended(login: Any, github: Github) -> None:

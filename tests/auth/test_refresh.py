@@ -384,8 +384,7 @@ def test_a_refused_refresh_token_leaves_a_token_no_power_and_no_new_server(
     provider.account(name, TEACHERS, STAFF)
     assert visitor.log_in(hub, name, "/hub/oauth_login").ok
     assert rights(hub, token, name)[0] is True
-    assert hub.ask(f"users/{name}/server", token, method="POST").ok
-    until(lambda: is_running(hub, name), "the server starts")
+    until(lambda: is_running(hub, name), "the login leads to a new server")
     until(lambda: hub.user(name)["servers"][""]["ready"], "the server answers")
     hub.api(f"users/{name}/server", method="DELETE")
 

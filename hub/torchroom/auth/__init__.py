@@ -12,6 +12,8 @@ courses     courses.toml as it is now
 pace        how often somebody may try
 refusals    what somebody who is refused reads
 handlers    the way to the provider and back
+answers     what a provider says of an account, and what is kept of it        pure
+asking      asking it, at a login and again later
 authenticator  the class that JupyterHub asks, at login and again while it lasts
 local       the login by password, for this machine only
 wiring      all of it as JupyterHub's configuration

@@ -4,7 +4,6 @@ Two classes of oauthenticator, with what Torchroom promises on top:
 
 - Groups, courses and admins are what courses.toml makes of the provider's groups, at
   every login and every refresh. Who is in nothing is refused.
-- An id_token is checked whenever there is one; `sub` ties it to the userinfo.
 - A name belongs to one account of the provider (`accounts`).
 - Refresh tells four things apart. "Not a member any more" takes everything away at
   once. "The provider is down" lets the last answer count for `offline_s`, and then
@@ -19,122 +18,38 @@ server makes one every five minutes (its activity), with its own token.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from jupyterhub import orm, roles
 from oauthenticator.generic import GenericOAuthenticator
 from oauthenticator.github import GitHubOAuthenticator
-from oauthenticator.oauth2 import OAuthenticator
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.httputil import HTTPServerRequest
-from tornado.web import HTTPError
 from traitlets import Any as AnyTrait
-from traitlets import Bool, Dict, Integer, List, Unicode, default
+from traitlets import Bool, Integer, Unicode, default
 
 from torchroom import roles as our_roles
 from torchroom.auth import claims, refusals, tokens
 from torchroom.auth.accounts import FILE, Accounts
+from torchroom.auth.answers import (
+    KEPT,
+    Expired,
+    Found,
+    Kept,
+    Refused,
+    Unreachable,
+    Word,
+    with_refresh_token,
+)
+from torchroom.auth.asking import AskingAuthenticator
 from torchroom.auth.courses import Courses
 from torchroom.auth.handlers import OTHER_ACCOUNT, CallbackHandler, LoginHandler
 from torchroom.auth.pace import PACE, LoginPace
 from torchroom.strict import CheckedApi
 
-KEPT = "torchroom"
-"""Where in the auth state is what we keep."""
-ANSWER_MAX = 1_000_000
-N_REQUESTS = 64
 PENDING_AGAIN_S, PENDING_MAX_S = 1, 1800
-ENDS_AT = "ends_at"
-"""Where, in what came with an access token, is until when it counts."""
-TOKENS = ("access_token", "refresh_token", "token_type", "scope", ENDS_AT)
-UNAUTHORIZED, FORBIDDEN = 401, 403
-EARLY_S, YEARS_S = 60, 10 * 366 * 86_400
-KEYS_AGAIN_S = 10
-"""Keys are not asked for more often, whatever tokens name."""
-
-
-class Unreachable(Exception):
-    """The provider does not answer, or not as it should: it says nothing of anybody."""
-
-
-class Expired(Exception):
-    """The provider takes a code or token no more."""
-
-    def __init__(self, why: str, status: int = 0) -> None:
-        super().__init__(why)
-        self.status = status
-
-
-class Refused(Expired):
-    """By the provider's word the session is over: it was no mere lapse of time.
-
-    It took no refresh token, or no access token that should still count, or answered
-    for another account.
-    """
-
-
-class Word(StrEnum):
-    """What the provider said last, beside what somebody is."""
-
-    ANSWERED = ""
-    LAPSED = "lapsed"
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the provider says of an account now.
-
-    Attributes:
-        subject: Which account.
-        claims: All it says.
-        groups: None: it says nothing about groups.
-        only_in_token: The groups came in the id_token alone.
-        token_claims: The required claims that are in id_tokens alone.
-        tokens: To ask again with.
-    """
-
-    subject: str
-    claims: Mapping[str, Any]
-    groups: frozenset[str] | None
-    only_in_token: bool
-    token_claims: frozenset[str]
-    tokens: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What the last answer was; in the auth state."""
-
-    subject: str
-    groups: frozenset[str]
-    said_groups: bool
-    only_in_token: bool
-    asked_at: float
-    token_claims: frozenset[str] = frozenset()
-    word: Word = Word.ANSWERED
-
-    @classmethod
-    def of(cls, state: Any) -> "Kept | None":
-        """Return what an auth state has, None if it has none of ours."""
-        try:
-            row = state[KEPT]
-            return cls(
-                subject=str(row["subject"]),
-                groups=frozenset(row["groups"]),
-                said_groups=bool(row["said_groups"]),
-                only_in_token=bool(row["only_in_token"]),
-                asked_at=float(row["asked_at"]),
-                token_claims=frozenset(row.get("token_claims", ())),
-                word=Word(row.get("word", "")),
-            )
-        except (TypeError, KeyError, ValueError):
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +67,7 @@ class Outcome:
     needs_login: bool = False
 
 
-class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
+class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
     """Who is in a course gets in, as long as they are in it."""
 
     login_handler = LoginHandler
@@ -160,16 +75,7 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
 
     data_dir = Unicode(".", config=True, help="Where accounts.sqlite is kept.")
     courses_file = Unicode("", config=True, help="courses.toml.")
-    issuer = Unicode("", config=True, help="The provider's own name.")
-    jwks_url = Unicode("", config=True, help='Its keys; "": it is no OpenID provider.')
-    algorithms = List(Unicode(), config=True, help="How it signs id_tokens.")
-    sends_issuer = Bool(False, config=True, help="It says its name on the way back.")
     name_claim = Unicode("", config=True, help="The claim with the name.")
-    groups_claim = Unicode("", config=True, help="The claim with the groups.")
-    subject_claim = Unicode("sub", config=True, help="The claim that never changes.")
-    required_claims = Dict(
-        config=True, help="Claims that must have one of a few values."
-    )
     offline_s = Integer(
         12 * 3600, config=True, help="How long an answer counts, at most."
     )
@@ -179,11 +85,9 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
     trusts_email = Bool(
         False, config=True, help="Addresses are verified though it does not say so."
     )
-    timeout_s = Integer(10, config=True, help="How long it has for an answer.")
     other_account_prompt = Unicode(
         "login", config=True, help="Asks for another account."
     )
-    clock = AnyTrait(time.time)
 
     accounts = AnyTrait()
     courses = AnyTrait()
@@ -191,9 +95,6 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._keys: dict[str, Any] = {}
-        self._keys_at = -1e9
-        self._keys_lock = asyncio.Lock()
         self._running: dict[str, asyncio.Task[Outcome]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -211,21 +112,7 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
 
     @default("reconcile_auth_state_hook")
     def _default_reconcile(self) -> Any:
-        return _with_refresh_token
-
-    @default("http_client")
-    def _default_http_client(self) -> AsyncHTTPClient:
-        return AsyncHTTPClient(
-            force_instance=True,
-            max_clients=N_REQUESTS,
-            max_body_size=ANSWER_MAX,
-            defaults={
-                "connect_timeout": self.timeout_s,
-                "request_timeout": self.timeout_s,
-                "follow_redirects": False,
-                "validate_cert": self.validate_server_cert,
-            },
-        )
+        return with_refresh_token
 
     def count_login(self, request: HTTPServerRequest) -> None:
         """Count a beginning of a login.
@@ -254,7 +141,7 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
         try:
             params = self.build_access_tokens_request_params(handler, data)
             told = await self.get_token_info(handler, params)
-            found = await self._found(told, nonce=handler.nonce)
+            found = await self.found(told, nonce=handler.nonce)
             bound = self.accounts.name_of(self.issuer, found.subject)
             name = bound or claims.name_of(
                 found.claims, self.name_claim, trusts_email=self.trusts_email
@@ -342,7 +229,7 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
             return Outcome(needs_login=True)
         try:
             before = state.get("token_response")
-            found = await self._fresh(state, kept)
+            found = await self.found_fresh(state, kept)
         except Unreachable as error:
             why, word = str(error), kept.word
         except (Refused, tokens.TokenError, claims.ClaimError) as error:
@@ -395,73 +282,6 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
         if kept is None or not self._counts(kept):
             url = self.login_url("/hub/")
             raise refusals.session_over(user.name, self.login_service, url)
-
-    async def _fresh(self, state: dict[str, Any], kept: Kept) -> Found:
-        """Ask with what there is: the access token, then the refresh token.
-
-        Args:
-            state: Gets new tokens if they came and nothing else did.
-            kept: What the last answer was.
-
-        Raises:
-            Unreachable: It does not answer, or with nonsense.
-            Refused: The session is over, by its word.
-            Expired: There is nothing left to ask with.
-            TokenError: The new id_token is not the account's own.
-            ClaimError: What it says cannot be used.
-        """
-        told = dict(state.get("token_response") or {})
-        gone: Expired = Expired("there is no access token, and no refresh token")
-        if self.userdata_url and told.get("access_token"):
-            try:
-                found = await self._found_again(told, kept)
-            except Expired as error:
-                gone = self._why_over(told, error)
-            else:
-                if found.groups is not None or not kept.only_in_token:
-                    return found
-                gone = Expired("the groups came in the id_token alone")
-        refresh_token = told.get("refresh_token")
-        if not refresh_token:
-            raise gone
-        params = self.build_refresh_token_request_params(refresh_token)
-        try:
-            renewed = await self.get_token_info(None, params)
-            told = {"refresh_token": refresh_token} | renewed
-            found = await self._found_again(told, kept)
-        except Unreachable:
-            # the old refresh token may be used up, and would be refused the next time
-            state["token_response"] = _to_keep(told)
-            raise
-        except Expired as error:
-            raise Refused(str(error)) from error
-        if found.groups is None and kept.only_in_token:
-            raise Expired("the groups came in the id_token, and no new one came")
-        return found
-
-    def _why_over(self, told: Mapping[str, Any], error: Expired) -> Expired:
-        """Return what it means that an access token is taken no more."""
-        ends_at = told.get(ENDS_AT)
-        if isinstance(error, Refused):
-            return error
-        # GitHub's, and only those, never end by themselves: somebody ended it
-        is_early = not self.jwks_url
-        if isinstance(ends_at, int | float):
-            is_early = self.clock() < ends_at - EARLY_S
-        if is_early and error.status == UNAUTHORIZED:
-            return Refused(f"{error} to an access token that is not over yet")
-        return Expired(f"{error} to the access token, and there is no refresh token")
-
-    async def _found_again(self, told: Mapping[str, Any], kept: Kept) -> Found:
-        """Return what it says of the account that logged in.
-
-        Raises:
-            Refused: It is another's.
-        """
-        found = await self._found(told, absent=kept.token_claims)
-        if found.subject != kept.subject:
-            raise Refused("answered for another account")
-        return found
 
     async def _remove(self, user: Any, handler: Any, *, stops: bool) -> None:
         """Take away everything: cookies, tokens, groups, admin, and running servers.
@@ -536,162 +356,6 @@ class TorchroomOAuthenticator(CheckedApi, OAuthenticator):
         }
         state = {"token_response": dict(found.tokens), KEPT: kept}
         return self._rights(name, groups) | {"auth_state": state}
-
-    # ---------------------------------------------------------------- asking
-
-    async def _found(
-        self,
-        told: Mapping[str, Any],
-        *,
-        nonce: str | None = None,
-        absent: frozenset[str] = frozenset(),
-    ) -> Found:
-        """Return what the provider says of the account that a token is for.
-
-        Args:
-            told: What came with the token.
-            nonce: Of this login; None at a refresh.
-            absent: Required claims that need not be there: they are in id_tokens
-                alone, and the account had them at its login.
-
-        Raises:
-            Unreachable: It does not answer, or with nonsense.
-            Expired: The token is over.
-            TokenError: The id_token is not the account's own.
-            ClaimError: What it says cannot be used.
-        """
-        proven: dict[str, Any] = {}
-        if self.jwks_url and (nonce is not None or told.get("id_token") is not None):
-            proven = await self._proven(told.get("id_token"), nonce)
-        said: Any = {}
-        if self.userdata_url:
-            said = await self.token_to_user(told)
-            if not isinstance(said, dict):
-                raise Unreachable("answered with something that is no account")
-            if proven and said.get("sub") != proven["sub"]:
-                raise tokens.TokenError("the userinfo is another account's")
-        known = {**proven, **said}
-        unsaid = {x for x in self.required_claims if claims.find(said, x) is None}
-        required = {
-            name: values
-            for name, values in self.required_claims.items()
-            if name not in absent or claims.find(known, name) is not None
-        }
-        wrong = claims.missing(known, required)
-        if wrong:
-            raise claims.ClaimError(
-                f"This hub takes no accounts like yours (its {wrong!r} is another)."
-            )
-        groups = await self._groups(known, told)
-        elsewhere = self.groups_claim and claims.find(said, self.groups_claim) is None
-        return Found(
-            subject=claims.subject_of(known, self.subject_claim),
-            claims=known,
-            groups=groups,
-            only_in_token=bool(elsewhere and proven and groups is not None),
-            # without a userinfo each answer is an id_token, and has all of them
-            token_claims=frozenset(unsaid if self.userdata_url else ()),
-            tokens=_to_keep(told),
-        )
-
-    async def _groups(
-        self, known: Mapping[str, Any], _told: Mapping[str, Any]
-    ) -> frozenset[str] | None:
-        return claims.groups_of(known, self.groups_claim) if self.groups_claim else None
-
-    async def _proven(self, token: Any, nonce: str | None) -> dict[str, Any]:
-        """Return what an id_token says, once it is sure that it is genuine."""
-
-        def checked() -> dict[str, Any]:
-            return tokens.verified(
-                token,
-                self._keys,
-                issuer=self.issuer,
-                client_id=self.client_id,
-                algorithms=self.algorithms,
-                nonce=nonce,
-            )
-
-        if token is None:
-            raise tokens.TokenError("none came")
-        with contextlib.suppress(tokens.UnknownKey):
-            return checked()
-        async with self._keys_lock:
-            with contextlib.suppress(tokens.UnknownKey):
-                return checked()  # another login has fetched them
-            if time.monotonic() - self._keys_at > KEYS_AGAIN_S:
-                try:
-                    keys = await self.httpfetch(self.jwks_url, "asking for its keys")
-                except Expired as error:  # that says nothing of anybody's session
-                    raise Unreachable(f"{error} to who asks for its keys") from error
-                self._keys_at = time.monotonic()
-                self._keys = keys if isinstance(keys, dict) else {}
-        return checked()
-
-    async def get_token_info(
-        self, handler: Any, params: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return what the provider gives for a code or a refresh token.
-
-        Raises:
-            Unreachable: It does not answer, or with nonsense.
-            Expired: It takes them no more.
-        """
-        told = None
-        with contextlib.suppress(
-            HTTPError, TypeError
-        ):  # it answered with something else
-            told = await super().get_token_info(handler, params)
-        if not isinstance(told, dict) or not isinstance(told.get("access_token"), str):
-            raise Expired("gave no access token")
-        kind, counts_s = told.get("token_type"), told.get("expires_in")
-        told |= {"token_type": kind if isinstance(kind, str) else "Bearer"}
-        told.pop(ENDS_AT, None)
-        if isinstance(counts_s, int) and 0 < counts_s < YEARS_S:
-            told[ENDS_AT] = self.clock() + counts_s
-        return told
-
-    async def httpfetch(self, url: str, *args: Any, **kwargs: Any) -> Any:
-        """Ask the provider something.
-
-        Raises:
-            Unreachable: It does not answer, or not as it should.
-            Expired: It refuses the token.
-        """
-        try:
-            return await super().httpfetch(url, *args, **kwargs)
-        except HTTPClientError as error:
-            busy = error.code in {408, 425, 429} or _is_limit(error)
-            if 400 <= error.code < 500 and not busy:  # noqa: PLR2004 - HTTP's own words
-                raise Expired(f"answers {error.code}", error.code) from error
-            raise Unreachable(f"answers {error.code}") from error
-        except (OSError, ValueError, RecursionError, TypeError) as error:
-            raise Unreachable(f"does not answer as it should ({error})") from error
-
-
-def _is_limit(error: HTTPClientError) -> bool:
-    """Whether it was asked too much: GitHub says that with 403."""
-    if error.code != FORBIDDEN or error.response is None:
-        return False
-    headers = error.response.headers
-    return "Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0"
-
-
-def _to_keep(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return of what came with a token what it takes to ask again."""
-    return {name: told[name] for name in TOKENS if told.get(name) is not None}
-
-
-def _with_refresh_token(_self: Any, model: Mapping[str, Any], before: Any) -> Any:
-    """Return the auth state to keep: some providers send a refresh token once only."""
-    state = model["auth_state"]
-    old, new = Kept.of(before), Kept.of(state)
-    if old is not None and new is not None and old.subject == new.subject:
-        token = before.get("token_response", {}).get("refresh_token")
-        told = state["token_response"]
-        if token and not told.get("refresh_token"):
-            return {**state, "token_response": {**told, "refresh_token": token}}
-    return state
 
 
 def _is_own(handler: Any, user: Any) -> bool:
