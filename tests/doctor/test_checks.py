@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from torchroom import public
+from torchroom.auth.settings import LoginSettings
 from torchroom.doctor import deployment_checks as deployed
 from torchroom.doctor import examination, gpu_checks, machine_checks
 from torchroom.doctor.model import (
@@ -68,8 +69,9 @@ student_groups = ["cs101"]
 instructors = ["prof"]
 """
 SITE = "https://hub.example.org"
+LOCAL = LoginSettings()
 SAFE = Deployment(
-    {"TORCHROOM_LOGIN": "oidc", "TORCHROOM_OAUTH_CLIENT_ID": "torchroom"},
+    login=LoginSettings(provider="oidc"),
     public=public.read({"TORCHROOM_PUBLIC_URL": SITE, "TORCHROOM_SUBDOMAINS": "1"}),
     courses=COURSES,
     answer=Answer(certificate_ends=NOW + timedelta(days=60), has_hsts=True),
@@ -188,15 +190,10 @@ def test_what_is_wrong_with_a_machine_is_found(
 
 def bad_settings() -> Iterator[tuple[str, Deployment, str, Level, str]]:
     """What is wrong, the settings, who finds it, how bad it is, and a word it says."""
-
-    def env(**changes: str) -> Deployment:
-        kept = {**SAFE.environment, **changes}
-        return replace(SAFE, environment={k: v for k, v in kept.items() if v})
-
-    yield "local, published", env(TORCHROOM_LOGIN="", TORCHROOM_OAUTH_CLIENT_ID=""), \
+    yield "local, published", replace(SAFE, login=LOCAL), \
         "login", Level.FAIL, "one password"  # fmt: skip
-    yield "local and OAuth", env(TORCHROOM_LOGIN="local"), \
-        "login", Level.FAIL, "TORCHROOM_OAUTH"  # fmt: skip
+    wrong = replace(SAFE, login=None, login_error="TORCHROOM_LOGIN is 'odd'.")
+    yield "no such login", wrong, "login", Level.FAIL, "odd"
     yield "nobody is let in", replace(SAFE, courses=None), \
         "allow", Level.FAIL, "nobody"  # fmt: skip
     yield "nobody is named", replace(SAFE, courses=""), "allow", Level.FAIL, "nobody"
@@ -252,6 +249,7 @@ def test_what_cannot_be_read_never_passes() -> None:
     silent = replace(SAFE, answer=None)
     assert deployed.check_tls(silent, NOW).level is Level.UNKNOWN
     assert deployed.check_cookies(silent).level is Level.UNKNOWN
+    assert deployed.check_allowed(Deployment())[0].level is Level.UNKNOWN
     assert gpu_checks.check_driver(Machine()).level is Level.UNKNOWN
     assert machine_checks.check_seccomp(Machine()).level is Level.UNKNOWN
 
@@ -265,7 +263,9 @@ def test_without_a_gpu_nothing_is_asked_about_gpus() -> None:
 
 def test_without_settings_this_machine_alone_is_safe() -> None:
     for check in ("login", "allow", "tls", "cookies", "subdomains", "secrets"):
-        assert of(Deployment(public=public.read({})), check).level is Level.OK
+        assert (
+            of(Deployment(login=LOCAL, public=public.read({})), check).level is Level.OK
+        )
 
 
 @pytest.mark.parametrize(

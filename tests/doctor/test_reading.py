@@ -166,7 +166,11 @@ def test_secrets_that_others_may_read_are_named(tmp_path: Path) -> None:
 
 def test_courses_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     found = read_deployment({"TORCHROOM_COURSES": str(tmp_path / "none.toml")})
-    assert "No such file" in found.courses_error
+    assert "none.toml" in found.login_error
+    garbled = tmp_path / "courses.toml"
+    garbled.write_bytes(b"\xff")
+    found = read_deployment({"TORCHROOM_COURSES": str(garbled)})
+    assert "not plain text" in found.courses_error
 
 
 # -- the public address ---------------------------------------------------------------

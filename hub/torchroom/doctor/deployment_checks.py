@@ -1,6 +1,5 @@
 """Checks of the deployment's settings: who gets in, and how safe the way is. Pure."""
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from torchroom import membership
@@ -12,36 +11,33 @@ HTTPS = "docs/https.md says how: TORCHROOM_TLS=acme, or files of your own."
 
 def check_login(deployment: Deployment) -> Finding:
     """Look whether the way in fits where the hub is reached."""
-    name, env, public = "login", deployment.environment, deployment.public
-    kind = _login(env)
-    if kind != "local":
-        return ok(name, f"Login by {kind}.")
-    if any(key.startswith("TORCHROOM_OAUTH_") for key in env):
-        return fail(
-            name,
-            "TORCHROOM_OAUTH_… is set, but TORCHROOM_LOGIN is local.",
-            "Set TORCHROOM_LOGIN to the provider; docs/login.md lists them.",
-        )
+    name, login, public = "login", deployment.login, deployment.public
+    how = "docs/login.md lists the providers and what each of them needs."
+    if login is None:
+        return fail(name, deployment.login_error, how)
+    if not login.is_local:
+        return ok(name, f"Login by {login.provider}.")
     if public is None or not public.is_loopback:
-        where = public.url if public else env.get("TORCHROOM_PUBLIC_URL")
+        where = public.url if public else "an address that cannot be used"
         return fail(
             name,
             f"The hub is published at {where} with the local login, which is one "
             "password for everybody.",
-            "Set TORCHROOM_LOGIN to the school's provider; docs/login.md says how.",
+            f"Set TORCHROOM_LOGIN to the school's provider; {how}",
         )
     return ok(name, "Local login, for this machine only.")
 
 
 def check_allowed(deployment: Deployment) -> list[Finding]:
     """Look whether the right people are let in: nobody by accident, and somebody."""
-    name, env = "allow", deployment.environment
+    name, login = "allow", deployment.login
     how = "Write it (courses.example.toml shows how) and name it in TORCHROOM_COURSES."
     if deployment.courses_error:
         return [fail(name, deployment.courses_error, how)]
-    is_local = _login(env) == "local"
+    if login is None:
+        return [unknown(name, "The login cannot be used.", "See the check `login`.")]
     if deployment.courses is None:
-        if is_local:
+        if login.is_local:
             return [
                 ok(name, "Whoever has the local password; there is no courses.toml.")
             ]
@@ -51,9 +47,9 @@ def check_allowed(deployment: Deployment) -> list[Finding]:
     except membership.MembershipError as error:
         return [fail(name, str(error), "Mend courses.toml.")]
     findings = []
-    if found.is_empty and not is_local:
+    if found.is_empty and not login.is_local:
         findings.append(fail(name, "courses.toml names nobody.", how))
-    if found.admins == membership.Roll() and not is_local:
+    if found.admins == membership.Roll() and not login.is_local:
         findings.append(
             warn(name, "courses.toml has no admin.", 'Add admins = ["YOUR-NAME"].')
         )
@@ -149,7 +145,3 @@ def check_secrets(deployment: Deployment) -> Finding:
         return fail(name, f"Everybody on this machine may read {files}.",
                     f"chmod o-rwx {files}")  # fmt: skip
     return ok(name, "No secret is readable for everybody.")
-
-
-def _login(env: Mapping[str, str]) -> str:
-    return env.get("TORCHROOM_LOGIN") or "local"

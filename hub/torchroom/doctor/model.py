@@ -3,11 +3,11 @@
 None always means *unknown*: it could not be read here, and no check passes for it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from torchroom.auth.settings import LoginSettings
 from torchroom.public import Public
 
 
@@ -188,7 +188,8 @@ class Deployment:
     """What was read of the deployment's settings.
 
     Attributes:
-        environment: Its variables; values of secrets are not looked at.
+        login: How people log in; None if those settings cannot be used.
+        login_error: Why they cannot, "" if they can.
         public: Where people reach it; None if that setting cannot be used.
         public_error: Why it cannot, "" if it can.
         courses: The text of courses.toml; None if there is none.
@@ -197,7 +198,8 @@ class Deployment:
         open_files: Secrets that others on the machine may read.
     """
 
-    environment: Mapping[str, str] = field(default_factory=dict)
+    login: LoginSettings | None = None
+    login_error: str = ""
     public: Public | None = None
     public_error: str = ""
     courses: str | None = None

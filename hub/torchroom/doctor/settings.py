@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from torchroom.auth.settings import LoginSettings
+from torchroom.auth.settings import read as read_login
 from torchroom.doctor.model import Answer, Deployment
 from torchroom.public import Public
 from torchroom.public import read as read_public
@@ -25,11 +27,13 @@ def read_deployment(
         env: The deployment's.
         secrets: Files with secrets, beside those that the environment names.
     """
-    courses, error = _courses(env.get("TORCHROOM_COURSES", ""))
+    login, login_error = _login(env)
+    courses, error = _courses(login.courses_file if login else None)
     public, public_error = _public(env)
     named = [Path(env[key]) for key in env if key.endswith("_SECRET_FILE") and env[key]]
     return Deployment(
-        environment=env,
+        login=login,
+        login_error=login_error,
         public=public,
         public_error=public_error,
         courses=courses,
@@ -46,11 +50,18 @@ def _public(env: Mapping[str, str]) -> tuple[Public | None, str]:
         return None, str(error)
 
 
-def _courses(path: str) -> tuple[str | None, str]:
-    if not path:
+def _login(env: Mapping[str, str]) -> tuple[LoginSettings | None, str]:
+    try:
+        return read_login(env), ""
+    except SettingError as error:
+        return None, str(error)
+
+
+def _courses(path: Path | None) -> tuple[str | None, str]:
+    if path is None:
         return None, ""
     try:
-        return Path(path).read_text(encoding="utf-8"), ""
+        return path.read_text(encoding="utf-8"), ""
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not plain text"
         return None, f"TORCHROOM_COURSES: {path} cannot be read: {reason}."
