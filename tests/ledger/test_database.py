@@ -33,6 +33,7 @@ from torchroom.ledger.posting import transfer, wallet_of_user
 from torchroom.ledger.tables import (
     APPEND_ONLY,
     accounts,
+    fees,
     hold_ends,
     holds,
     transactions,
@@ -157,9 +158,12 @@ async def test_the_database_refuses_to_change_what_is_recorded(
         await conn.execute(insert(holds).values(**hold, amount=5, expires_at=1))
         ended = {"hold_id": 1, "transaction_id": end.id, "how": "void"}
         await conn.execute(insert(hold_ends).values(**ended))
+        fee = {"transaction_id": made.id, "what": "more time", "user": "alice"}
+        await conn.execute(insert(fees).values(**fee, course="", amount=5, at=1))
     same: dict[Table, dict[str, object]] = {
         holds: {"amount": 6},
         hold_ends: {"how": "settle"},
+        fees: {"amount": 6},
     }
     change: dict[str, object] = same.get(table, {"id": 99})
     for statement in (update(table).values(**change), delete(table)):
