@@ -365,17 +365,12 @@ class Store:
 
     def _prepare(self) -> None:
         """Bring the tables to this version."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            version = _version(self._db, self.path)
+        with self._write() as db:
+            version = _version(db, self.path)
             for script in VERSIONS[version:]:
                 for statement in filter(str.strip, script.split(";")):
-                    self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {len(VERSIONS)}")
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {len(VERSIONS)}")
 
     def _roll_back(self) -> None:
         """End a transaction that SQLite has not ended by itself."""
