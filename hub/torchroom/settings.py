@@ -212,15 +212,24 @@ def _file(env: Mapping[str, str], name: str) -> Path | None:
     return Path(value)
 
 
+def read_text(name: str, path: str) -> str:
+    """Return the text of the file that a variable names, without space around it.
+
+    Raises:
+        SettingError: It cannot be read, or is not plain text.
+    """
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not plain text"
+        raise SettingError(f"{name}: {path} cannot be read: {reason}.") from error
+
+
 def _secret(env: Mapping[str, str], name: str) -> str:
     value = env.get(name)
     if not value:
         return ""
-    try:
-        secret = Path(value).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not plain text"
-        raise SettingError(f"{name}: {value} cannot be read: {reason}.") from error
+    secret = read_text(name, value)
     if secret and len(secret) < SECRET_LENGTH_MIN:
         raise SettingError(
             f"{name}: the secret in {value} is shorter than {SECRET_LENGTH_MIN} "

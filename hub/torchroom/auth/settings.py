@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from torchroom.auth.addresses import is_trustworthy
-from torchroom.settings import SettingError, one_of, within
+from torchroom.settings import SettingError, one_of, read_text, within
 
 LOGIN, COURSES = "TORCHROOM_LOGIN", "TORCHROOM_COURSES"
 OAUTH = "TORCHROOM_OAUTH_"
@@ -212,13 +212,7 @@ def _secret(env: Mapping[str, str]) -> str:
             f"{SECRET_FILE} is not set; it names the file with the client secret that "
             "the provider gave you."
         )
-    try:
-        secret = Path(value).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not plain text"
-        raise SettingError(
-            f"{SECRET_FILE}: {value} cannot be read: {reason}."
-        ) from error
+    secret = read_text(SECRET_FILE, value)
     if not secret or not secret.isprintable():
         raise SettingError(f"{SECRET_FILE}: {value} has not one line with the secret.")
     return secret

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from torchroom.settings import PORT_MAX, SECRET_LENGTH_MIN, SettingError
+from torchroom.settings import PORT_MAX, SECRET_LENGTH_MIN, SettingError, read_text
 from torchroom.steward import reading
 from torchroom.steward.mail import MailSettings, Safety, is_address
 from torchroom.steward.rules import Policy
@@ -157,7 +157,7 @@ def _domain(env: Mapping[str, str]) -> str:
 
 def _ca_file(env: Mapping[str, str]) -> Path | None:
     path = env.get("TORCHROOM_SMTP_CA_FILE")
-    return Path(path) if path and _text_of("TORCHROOM_SMTP_CA_FILE", path) else None
+    return Path(path) if path and read_text("TORCHROOM_SMTP_CA_FILE", path) else None
 
 
 def _webhook(env: Mapping[str, str]) -> WebhookSettings | None:
@@ -174,7 +174,8 @@ def _webhook(env: Mapping[str, str]) -> WebhookSettings | None:
     if not is_good:  # not shown: it may contain a password
         raise SettingError(f"{name} must begin with https:// (or http://) and a host.")
     file = "TORCHROOM_WEBHOOK_SECRET_FILE"
-    secret = _text_of(file, env.get(file, ""))
+    path = env.get(file)
+    secret = read_text(file, path) if path else ""
     if len(secret) < SECRET_LENGTH_MIN:
         raise SettingError(
             f"{file} must name a file with the secret that signs what is sent to "
@@ -182,13 +183,3 @@ def _webhook(env: Mapping[str, str]) -> WebhookSettings | None:
             "openssl rand -hex 32"
         )
     return WebhookSettings(value, secret)
-
-
-def _text_of(name: str, path: str) -> str:
-    if not path:
-        return ""
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not plain text"
-        raise SettingError(f"{name}: {path} cannot be read: {reason}.") from error
