@@ -79,6 +79,20 @@ def check_body(
             raise ValueError(f"{key} must be {kind}.")
 
 
+def check_name_stays(body: bytes, name: str) -> None:
+    """Check that what changes a user does not change their name.
+
+    Raises:
+        ValueError: It does; a sentence.
+    """
+    found = _parse(body)
+    if isinstance(found, dict) and found.get("name", name) != name:
+        raise ValueError(
+            "A user's name belongs to their account at the identity provider, so it "
+            "stays. Delete the user: the next login makes one with the name of then."
+        )
+
+
 def check_text(body: bytes) -> None:
     """Check a body that is a form.
 

@@ -46,11 +46,6 @@ class Course:
     students: Roll = Roll()
     instructors: Roll = Roll()
 
-    @property
-    def instructors_group(self) -> str:
-        """The JupyterHub group of its instructors."""
-        return OF_INSTRUCTORS + self.name
-
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -149,7 +144,14 @@ def _course(name: str, row: Any) -> Course:
 
 
 def _roll(row: Mapping[str, Any], users: str, groups: str, where: str) -> Roll:
-    return Roll(_names(row, users, where), _names(row, groups, where))
+    named = _names(row, users, where)
+    for name in sorted(named):
+        if name != name.lower():
+            raise MembershipError(
+                f"{where}: {users} has {name!r}, which is nobody: names on the hub are "
+                f"in small letters: {name.lower()!r}."
+            )
+    return Roll(named, _names(row, groups, where))
 
 
 def _names(row: Mapping[str, Any], key: str, where: str) -> frozenset[str]:

@@ -9,12 +9,12 @@ admin        JupyterHub's own role `admin`, and the GPUs and all tokens
 service      one role each, with what it calls and nothing else
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torchroom.console import scopes
-from torchroom.membership import Course, Membership, Standing
+from torchroom.membership import OF_INSTRUCTORS, Membership, Standing
 
 ADMINS_GROUP = "hub:admins"
 """The JupyterHub group of those whom courses.toml calls admins.
@@ -68,7 +68,8 @@ def grant(
     """Return all roles and scopes of a hub.
 
     Args:
-        membership: Its courses; each gets a role for its instructors.
+        membership: Its courses; each gets a role for its instructors. That of a course
+            which comes later is made when somebody instructs it: `auth.rights`.
         window_scopes: `gpuspawner.window.SCOPES`: what there is to do with GPUs.
         admins: Admins by name, in addition to those in `ADMINS_GROUP`.
         services: Which of our services it runs; JupyterHub refuses roles of others.
@@ -89,7 +90,7 @@ def grant(
                 "scopes": [scopes.ADMIN],
                 **whom,
             },
-            *(_instructor(course) for course in membership.courses.values()),
+            *(instructor(course) for course in membership.courses),
             *(role for name, role in named.items() if name in services),
         ],
         custom_scopes={**scopes.CUSTOM_SCOPES, **window_scopes},
@@ -103,20 +104,16 @@ def groups_of(standing: Standing) -> list[str]:
     return [*standing.groups, *([ADMINS_GROUP] if standing.is_admin else [])]
 
 
-def of_instructor(course: str) -> Sequence[str]:
-    """Return the scopes of a course's instructors."""
-    return [
-        *(f"{scope}!group={course}" for scope in OF_CLASS),
-        scopes.of_course(course),
-    ]
-
-
-def _instructor(course: Course) -> Role:
+def instructor(course: str) -> Role:
+    """Return the role of a course's instructors."""
     return {
-        "name": f"instructor-of-{course.name}",
-        "description": f"See the class of {course.name}, hand out its tokens",
-        "scopes": list(of_instructor(course.name)),
-        "groups": [course.instructors_group],
+        "name": f"instructor-of-{course}",
+        "description": f"See the class of {course}, hand out its tokens",
+        "scopes": [
+            *(f"{scope}!group={course}" for scope in OF_CLASS),
+            scopes.of_course(course),
+        ],
+        "groups": [OF_INSTRUCTORS + course],
     }
 
 

@@ -11,6 +11,7 @@ from torchroom.ledger.policy import Policy
 MINUTE_S = 60
 WARN_MINUTES_MAX = 7 * 24 * 60
 PORT_MAX = 65535
+SIMULATED_MAX = 32
 CONSOLE_PORT = "TORCHROOM_CONSOLE_PORT"
 SECRET_LENGTH_MIN = 32
 LEDGER_URLS = ("sqlite:///", "postgresql://")
@@ -74,12 +75,12 @@ def read(env: Mapping[str, str]) -> Settings:
     return Settings(
         data_dir=_data_dir(env),
         user_image=_required(env, "TORCHROOM_USER_IMAGE"),
-        network=env.get("TORCHROOM_NETWORK", "torchroom_servers"),
-        hub_id=env.get("TORCHROOM_HUB_ID", "torchroom"),
+        network=env.get("TORCHROOM_NETWORK") or "torchroom_servers",
+        hub_id=env.get("TORCHROOM_HUB_ID") or "torchroom",
         gpu_driver=one_of(env, "TORCHROOM_GPU_DRIVER", ("auto", "nvidia", "cdi")),
-        n_simulated=_count(env, "TORCHROOM_SIMULATED_GPUS"),
-        proxy_api_url=env.get("TORCHROOM_PROXY_API_URL", "http://proxy:8001"),
-        welcome_dir=Path(env.get("TORCHROOM_WELCOME_DIR", "/srv/torchroom/welcome")),
+        n_simulated=within(env, "TORCHROOM_SIMULATED_GPUS", 0, 0, SIMULATED_MAX),
+        proxy_api_url=env.get("TORCHROOM_PROXY_API_URL") or "http://proxy:8001",
+        welcome_dir=Path(env.get("TORCHROOM_WELCOME_DIR") or "/srv/torchroom/welcome"),
         home_policy=one_of(env, "TORCHROOM_HOME_POLICY", ("keep", "delete")),
         console_port=read_console_port(env),
         console_environment=of_console(env),
@@ -120,7 +121,7 @@ def of_console(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _data_dir(env: Mapping[str, str]) -> Path:
-    return Path(env.get("TORCHROOM_DATA_DIR", "."))
+    return Path(env.get("TORCHROOM_DATA_DIR") or ".")
 
 
 def _required(env: Mapping[str, str], name: str) -> str:
@@ -140,13 +141,6 @@ def one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise SettingError(f"{name} is {value!r}; it must be {' or '.join(allowed)}.")
     return value
-
-
-def _count(env: Mapping[str, str], name: str) -> int:
-    value = env.get(name) or "0"
-    if not value.isdecimal():
-        raise SettingError(f"{name} is {value!r}; it must be a whole number.")
-    return int(value)
 
 
 def within(

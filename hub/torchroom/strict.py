@@ -26,7 +26,13 @@ OF_A_USER = frozenset({"name", "admin", "auth_state"})
 
 
 class CheckedApi:
-    """Mix it into an authenticator, before its other bases."""
+    """Mix it into an authenticator, before its other bases.
+
+    Attributes:
+        names_stay: A user's name belongs to an account elsewhere; nobody changes it.
+    """
+
+    names_stay = False
 
     def get_handlers(self, app: Any) -> list[Any]:
         """Return the authenticator's own handlers, and JupyterHub's checked."""
@@ -99,6 +105,8 @@ class _CheckedApi(_Checked):
             bodies.check_body(body, only=OF_A_STOPPED_SERVER)
         elif isinstance(self, UserAPIHandler):
             bodies.check_body(body, only=OF_A_USER)
+            if method == "PATCH" and handler.authenticator.names_stay:
+                bodies.check_name_stays(body, handler.path_args[0])
         else:
             bodies.check_body(body)
 

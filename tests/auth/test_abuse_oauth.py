@@ -6,6 +6,7 @@ The lists below are what was tried, a line each. `hub` fails on any traceback.
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -325,3 +326,32 @@ def test_logins_that_come_too_fast_are_refused_whoever_they_say_they_are(
     page = requests.get(f"{slow_hub.url}/hub/oauth_callback?{back}", timeout=WITHIN_S)
     assert page.status_code == 400
     assert "Traceback" not in slow_hub.log()
+
+
+def test_where_users_have_hosts_below_the_hubs_no_page_plants_a_state(
+    tmp_path: Path,
+) -> None:
+    """It would make who follows its link a login that is its owner's."""
+    port = free_port()
+    more = "c.JupyterHub.cookie_host_prefix_enabled = True"  # as with subdomains
+    with (
+        identity_provider(tmp_path, f"http://127.0.0.1:{port}") as provider,
+        login_hub(tmp_path, provider, port=port, more=more) as hub,
+    ):
+        begun = requests.get(
+            f"{hub.url}/hub/oauth_login", timeout=WITHIN_S, allow_redirects=False
+        )
+        name = "__Host-oauthenticator-state"
+        assert f"{name}=" in begun.headers["Set-Cookie"]
+        assert "Secure" in begun.headers["Set-Cookie"]
+        state = dict(parse_qsl(urlsplit(begun.headers["Location"]).query))["state"]
+        told = {"code": "x", "state": state, "iss": provider.issuer}
+
+        def come_back(cookie: str) -> str:
+            sent = {"Cookie": f"{cookie}={begun.cookies[name]}"}
+            back = f"{hub.url}/hub/oauth_callback?{urlencode(told)}"
+            return said(requests.get(back, headers=sent, timeout=WITHIN_S))
+
+        assert "did not finish this login" in come_back(name)
+        assert "begun in another browser" in come_back(name.removeprefix("__Host-"))
+        assert "Traceback" not in hub.log()

@@ -33,7 +33,9 @@ def test_a_file_that_an_editor_replaced_counts_as_well(tmp_path: Path) -> None:
     assert courses.membership.standing("eve").is_admin
 
 
-@pytest.mark.parametrize("text", ["[", "admin = []", "admins = [1]", "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "# nobody\n", "[", "admin = []", "admins = [1]", "\xff"]
+)
 def test_what_breaks_while_the_hub_runs_changes_nothing(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -45,12 +47,25 @@ def test_what_breaks_while_the_hub_runs_changes_nothing(
     assert "goes on to count" in caplog.text
     path.unlink()
     assert courses.membership.standing("ada").is_admin
+    path.write_text('admins = ["eve"]')
+    assert courses.membership.standing("eve").is_admin
+
+
+def test_a_file_that_is_just_being_saved_removes_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Editors empty a file and write it then: whoever asks in between stays."""
+    path = tmp_path / "courses.toml"
+    path.write_text('admins = ["ada"]')
+    courses = Courses(path)
     path.write_text("")
-    assert courses.membership.is_empty
+    assert courses.membership.standing("ada").is_admin
+    assert "names nobody" in caplog.text
 
 
 BROKEN = {
     "no TOML": (b"[", "is not TOML"),
+    "capitals": (b'admins = ["Ada"]', "'Ada'.*small letters: 'ada'"),
     "unknown": (b"students = []", "'students' is not known"),
     "no text": (b"\xff\xfe", "is not plain text"),
     "too big": (b"#" * (SIZE_MAX + 1), "has more than"),

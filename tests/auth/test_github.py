@@ -23,6 +23,7 @@ from torchroom.auth.answers import (
     Unreachable,
 )
 from torchroom.auth.authenticator import GithubAuthenticator
+from torchroom.auth.claims import ClaimError
 from torchroom.auth.refusals import Refusal
 from torchroom.auth.settings import LoginSettings
 from traitlets.config import Config
@@ -69,7 +70,9 @@ def github() -> Iterator[Github]:
                 self.send_header("Link", f'<{rest}>; rel="next"')
                 body = [team("school", "ml101")] if status == 200 else body
             self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
+            self.wfile.write(
+                body if isinstance(body, bytes) else json.dumps(body).encode()
+            )
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -113,6 +116,7 @@ def handler() -> Any:
     return SimpleNamespace(
         again="/hub/oauth_login",
         nonce="n",
+        db=None,  # nobody here instructs a course
         get_argument=lambda name: name,
         get_state_cookie=lambda: state,
     )
@@ -156,6 +160,20 @@ BROKEN: dict[str, tuple[str, int, Any, int]] = {
     "no number": ("/api/v3/user", 200, {"login": "ada", "email": None}, 403),
     "busy": (TEAMS, 429, {}, 503),
     "teams that are none": (TEAMS, 200, {"message": "x"}, 403),
+    "no teams at all": (TEAMS, 200, None, 503),
+    "teams in a page": (TEAMS, 200, b"<html>", 503),
+    "a wrong secret": (
+        "/login/oauth/access_token",
+        401,
+        {"error": "invalid_client"},
+        503,
+    ),
+    "a code of another": (
+        "/login/oauth/access_token",
+        401,
+        {"error": "invalid_grant"},
+        403,
+    ),
 }
 
 
@@ -204,8 +222,57 @@ async def test_a_renewal_that_is_cut_short_does_not_lose_the_new_token(
     github.rows["/api/v3/user"] = (502, {})
     with pytest.raises(Unreachable):
         await again(login, model)
-    assert state["token_response"]["refresh_token"] == "newer"
-    assert state["token_response"]["access_token"] == "new"
+    assert state["token_response"] == {"refresh_token": "newer"}
+
+
+async def test_an_answer_that_cannot_be_used_does_not_lose_the_new_token_either(
+    login: Any, github: Github
+) -> None:
+    """What is wrong at the provider is mended there; then it is asked again."""
+    model = await login.authenticate(handler())
+    state = model["auth_state"]
+    state["token_response"] = {"refresh_token": "old"}
+    renewed = {"access_token": "new", "refresh_token": "newer", "expires_in": 60}
+    github.rows["/login/oauth/access_token"] = (200, renewed)
+    github.rows[TEAMS] = (200, {"message": "x"})
+    with pytest.raises(ClaimError):
+        await again(login, model)
+    assert state["token_response"] == {"refresh_token": "newer"}
+    renewed["refresh_token"] = "newest"
+    state[KEPT]["only_in_token"] = True
+    login.populate_teams_in_auth_state = False
+    with pytest.raises(Expired, match="no new one came"):
+        await again(login, model)
+    assert state["token_response"] == {"refresh_token": "newest"}
+
+
+@pytest.mark.parametrize("more", [{}, {"refresh_token": None}])
+async def test_a_renewal_without_a_new_refresh_token_keeps_the_old_one(
+    login: Any, github: Github, more: dict[str, Any]
+) -> None:
+    model = await login.authenticate(handler())
+    model["auth_state"]["token_response"] = {"refresh_token": "old"}
+    github.rows["/login/oauth/access_token"] = (200, {"access_token": "new", **more})
+    assert (await again(login, model)).tokens["refresh_token"] == "old"
+
+
+async def test_a_refused_secret_of_the_hub_ends_nobodys_session(
+    login: Any, github: Github
+) -> None:
+    """It was renewed at the provider, or is over: that says nothing of anybody."""
+    model = await login.authenticate(handler())
+    state = model["auth_state"]
+    state["token_response"] = {"refresh_token": "old"}
+    for said in ("invalid_client", "unauthorized_client"):
+        github.rows["/login/oauth/access_token"] = (401, {"error": said})
+        with pytest.raises(Unreachable, match="the hub's client ID or secret"):
+            await again(login, model)
+    assert state["token_response"] == {"refresh_token": "old"}
+    others: list[Any] = [{"error": "invalid_grant"}, {"error": []}, [], b"<html>"]
+    for body in others:
+        github.rows["/login/oauth/access_token"] = (400, body)
+        with pytest.raises(Refused):
+            await again(login, model)
 
 
 async def test_a_token_whose_time_was_over_lapsed(login: Any, github: Github) -> None:

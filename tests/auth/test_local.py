@@ -6,13 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from auth import people
 from gpuspawner.pacing import Pace
+from torchroom.auth import rights
 from torchroom.auth.local import LoopbackAuthenticator
 from torchroom.auth.pace import LoginPace
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import HTTPError
 
 USER, ADMIN = "for-everybody", "for-admins-only-and-much-longer-than-that"
+INSTRUCTOR = {"admin": False, "groups": ["ml101", "instructors-of-ml101"]}
 COURSES = """
 admins = ["root"]
 [course.ml101]
@@ -37,17 +40,21 @@ def login(tmp_path: Path) -> LoopbackAuthenticator:
     return made
 
 
-def request(host: str = "127.0.0.1:8000") -> Any:
+def request(host: str = "127.0.0.1:8000", knows: Any = None) -> Any:
+    """A login at a hub that has a user already, or nobody of this name."""
     made = HTTPServerRequest(
         start_line=RequestStartLine("POST", "/hub/login", "HTTP/1.1"),
         headers=HTTPHeaders({"Host": host}),
     )
-    return SimpleNamespace(request=made)
+    db = knows.db if knows else people.database()
+    return SimpleNamespace(request=made, find_user=lambda _name: knows, db=db)
 
 
-async def tries(login: Any, name: Any, password: Any, host: str = "localhost") -> Any:
+async def tries(
+    login: Any, name: Any, password: Any, host: str = "localhost", knows: Any = None
+) -> Any:
     data = {"username": name, "password": password}
-    found = await login.authenticate(request(host), data)
+    found = await login.authenticate(request(host, knows), data)
     return found and (found["admin"], found["groups"])
 
 
@@ -129,8 +136,40 @@ async def test_guessing_comes_to_an_end(login: Any) -> None:
 
 
 async def test_a_changed_file_counts_at_refresh(login: Any, tmp_path: Path) -> None:
-    ada: Any = SimpleNamespace(name="ada")
+    ada = people.user(people.database(), "ada")
     assert (await login.refresh_user(ada))["groups"] == ["ml101"]
-    (tmp_path / "courses.toml").write_text('admins = ["ada"]')
-    refreshed = await login.refresh_user(ada)
-    assert (refreshed["admin"], refreshed["groups"]) == (True, ["hub:admins"])
+    (tmp_path / "courses.toml").write_text('admins = ["root"]')
+    assert (await login.refresh_user(ada))["groups"] == []
+
+
+@pytest.mark.parametrize(
+    "row", ["admins = ['ada']", "[course.a]\ninstructors = ['ada']"]
+)
+async def test_power_takes_a_login_and_ends_those_before_it(
+    login: Any, tmp_path: Path, row: str
+) -> None:
+    """They may be anybody's: everybody knows the password of before."""
+    ada = people.user(people.database(), "ada")
+    assert await tries(login, "ada", USER, knows=ada)
+    ada.new_api_token()
+    cookie = ada.cookie_id
+    (tmp_path / "courses.toml").write_text(row)
+    assert await login.refresh_user(ada) is False
+    assert await tries(login, "ada", USER, knows=ada) is None
+    assert (ada.cookie_id, len(ada.api_tokens)) == (cookie, 1)
+    assert await tries(login, "ada", ADMIN, knows=ada)
+    assert ada.cookie_id != cookie
+    assert not ada.api_tokens
+
+
+async def test_who_has_power_keeps_their_sessions(login: Any, tmp_path: Path) -> None:
+    ivy = people.user(people.database(), "ivy")
+    rights.set_rights(ivy, INSTRUCTOR)
+    cookie = ivy.cookie_id
+    (tmp_path / "courses.toml").write_text(
+        COURSES + "[course.b]\ninstructors = ['ivy']"
+    )
+    refreshed = await login.refresh_user(ivy)
+    assert refreshed["groups"][-2:] == ["instructors-of-b", "instructors-of-ml101"]
+    assert await tries(login, "ivy", ADMIN, knows=ivy)
+    assert ivy.cookie_id == cookie

@@ -71,3 +71,26 @@ def test_by_another_name_nobody_gets_in(local: LoginHub, host: str) -> None:
 
 def test_the_file_with_the_passwords_is_the_hubs_alone(local: LoginHub) -> None:
     assert (local.folder / "local-login.json").stat().st_mode & 0o077 == 0
+
+
+def test_who_becomes_an_admin_shares_no_session_with_who_came_before(
+    local: LoginHub,
+) -> None:
+    """Everybody had the password of the one before."""
+    known = passwords(local)
+    earlier, page = log_in(local, "hedy", known["user_password"])
+    assert page.is_redirect
+    token = local.token_of("hedy")
+    before = local.courses_file.read_text()
+    local.courses_file.write_text(before.replace('["root"]', '["root", "hedy"]'))
+    try:
+        _, page = log_in(local, "hedy", known["user_password"])
+        assert page.status_code == 403
+        later, page = log_in(local, "hedy", known["admin_password"])
+        assert page.is_redirect
+        assert later.get(f"{local.url}/hub/admin", timeout=30).ok
+        home = earlier.get(f"{local.url}/hub/home", timeout=30, allow_redirects=False)
+        assert home.is_redirect
+        assert local.ask("user", token).status_code == 403
+    finally:
+        local.courses_file.write_text(before)

@@ -389,6 +389,24 @@ def test_a_name_that_is_given_to_the_next_person_does_not_open_the_firsts_files(
     assert exists(hub, name)
 
 
+def test_nobody_changes_the_name_of_an_account_on_the_hub(
+    hub: LoginHub, person: Person
+) -> None:
+    """Whoever comes with the new name would have been let in to the other's things."""
+    name, admin = person(STUDENTS), person(STAFF)
+    for each in (name, admin):
+        Visitor().log_in(hub, each)
+    token = hub.token_of(admin)
+    to = {"name": f"{name}-married"}
+    answer = hub.ask(f"users/{name}", token, method="PATCH", json=to)
+    assert answer.status_code == 400
+    assert "identity provider" in answer.json()["message"]
+    assert exists(hub, name)
+    # the admin's page sends the name with everything else
+    same = {"name": name, "admin": False}
+    assert hub.ask(f"users/{name}", token, method="PATCH", json=same).ok
+
+
 def test_a_name_that_courses_toml_lists_cannot_be_claimed_by_another_account(
     hub: LoginHub, provider: IdentityProvider, person: Person
 ) -> None:

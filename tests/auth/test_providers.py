@@ -110,11 +110,30 @@ def test_github_brings_teams(tmp_path: Path) -> None:
     assert built.jwks_url == ""
 
 
-def test_a_github_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_github_has_the_name_that_it_says_when_it_sends_browsers_back(
+    tmp_path: Path,
+) -> None:
+    """Since April 2026; with another one nobody could log in."""
+    assert made("github", tmp_path).issuer == "https://github.com/login/oauth"
+    own = made("github", tmp_path, url="https://git.school.edu")
+    assert own.issuer == "https://git.school.edu/login/oauth"
+
+
+@pytest.mark.parametrize(
+    ("url", "api"),
+    [
+        ("https://git.school.edu", "https://git.school.edu/api/v3"),
+        ("https://school.ghe.com", "https://api.school.ghe.com"),
+        ("https://github.com", "https://api.github.com"),
+    ],
+)
+def test_a_github_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, api: str
+) -> None:
     monkeypatch.setenv("GITHUB_URL", "https://evil.example")
-    built = made("github", tmp_path, url="https://git.school.edu")
-    assert built.userdata_url == "https://git.school.edu/api/v3/user"
-    assert built.authorize_url == "https://git.school.edu/login/oauth/authorize"
+    built = made("github", tmp_path, url=url)
+    assert built.userdata_url == f"{api}/user"
+    assert built.authorize_url == f"{url}/login/oauth/authorize"
 
 
 def test_a_gitlab_of_ones_own() -> None:

@@ -21,6 +21,7 @@ from testbed.login_hub import (
     login_hub,
     said,
 )
+from torchroom import roles
 
 Person = Callable[..., str]
 WITHIN_S = 40
@@ -143,6 +144,33 @@ def test_a_server_that_starts_at_that_moment_is_stopped_too(
     until(lambda: not is_running(hub, name), "the server is stopped")
 
 
+def test_a_server_that_asks_the_hub_nothing_is_stopped_too(
+    hub: LoginHub, provider: IdentityProvider, person: Person
+) -> None:
+    """Its owner can keep it from reporting, and opens no page of the hub any more."""
+    name = person(STUDENTS)
+    visitor = enters(hub, name)
+    token = hub.token_of(name)
+    start_server(hub, visitor, name)
+    provider.account(name, "chess-club")
+    until(lambda: not is_running(hub, name), "the server is stopped")
+    assert hub.user(name)["groups"] == []
+    assert hub.ask("user", token).status_code == 403
+
+
+def test_whose_server_asks_the_hub_nothing_is_what_the_provider_says_all_the_same(
+    hub: LoginHub, provider: IdentityProvider, person: Person
+) -> None:
+    name = person(TEACHERS, STAFF)
+    visitor = enters(hub, name)
+    start_server(hub, visitor, name)
+    provider.account(name, STUDENTS)
+    until(lambda: hub.user(name)["groups"] == ["ml101"], "a student")
+    assert hub.user(name)["admin"] is False
+    assert is_running(hub, name)
+    hub.api(f"users/{name}/server", method="DELETE")
+
+
 def test_the_removed_read_why(
     hub: LoginHub, provider: IdentityProvider, person: Person
 ) -> None:
@@ -179,6 +207,39 @@ def test_a_student_removed_from_courses_toml_loses_access_without_a_restart(
     finally:
         hub.courses_file.write_text(before)
     until(lambda: Visitor().log_in(hub, "nora").ok, "in again")
+
+
+def test_a_course_that_is_new_in_courses_toml_has_instructors_at_once(
+    hub: LoginHub, person: Person
+) -> None:
+    """With the scopes of that course alone, and only as long as they instruct it."""
+    name = person(STUDENTS)
+    visitor = enters(hub, name)
+    token = hub.token_of(name)
+    before = hub.courses_file.read_text()
+    groups = ("chem", "instructors-of-chem", "ml101")
+
+    def of_chem() -> set[str]:
+        scopes = hub.ask("user", token).json()["scopes"]
+        return {scope for scope in scopes if scope.endswith("!group=chem")}
+
+    hub.courses_file.write_text(f'{before}\n[course.chem]\ninstructors = ["{name}"]\n')
+    try:
+        until(lambda: groups_are(hub, visitor, name, *groups), "they instruct it")
+        granted = {*roles.OF_CLASS, "custom:tokens:course"}
+        names = {"read:users:name", "read:groups:name"}  # a part of those
+        assert of_chem() == {f"{scope}!group=chem" for scope in granted | names}
+        # somebody else who comes to instruct it gets the same role
+        colleague = person(STUDENTS)
+        hub.courses_file.write_text(
+            f'{before}\n[course.chem]\ninstructors = ["{colleague}"]\n'
+        )
+        enters(hub, colleague)
+        assert "instructors-of-chem" in hub.user(colleague)["groups"]
+        until(lambda: groups_are(hub, visitor, name, "ml101"), "they do no more")
+        assert not of_chem()
+    finally:
+        hub.courses_file.write_text(before)
 
 
 def test_a_broken_courses_toml_changes_nothing(hub: LoginHub, person: Person) -> None:
@@ -313,6 +374,8 @@ def test_a_renewal_with_a_forged_id_token_gives_nothing(
     provider.account(name, STUDENTS, STAFF)
     assert visitor.home(hub).status_code == 302
     assert hub.user(name)["admin"] is False
+    provider.reset()
+    until(lambda: visitor.home(hub).status_code == 200, "it is asked again")
 
 
 def test_the_account_of_another_at_refresh_gives_nothing(

@@ -143,10 +143,30 @@ def test_microsoft_needs_the_directorys_id(good: dict[str, str], tenant: str) ->
     assert "TORCHROOM_OAUTH_TENANT" in sentence(env)
 
 
+@pytest.mark.parametrize(
+    "domain", ["a.edu,b.edu", "a.edu b.edu", "@school.edu", "https://school.edu", "edu"]
+)
+def test_google_takes_one_domain(good: dict[str, str], domain: str) -> None:
+    """With anything else no account would ever be of it."""
+    env = good | {"TORCHROOM_LOGIN": "google", "TORCHROOM_OAUTH_DOMAIN": "School.edu"}
+    del env["TORCHROOM_OAUTH_DISCOVERY_URL"]
+    assert settings.read(env).domain == "school.edu"
+    assert "must be one domain" in sentence(env | {"TORCHROOM_OAUTH_DOMAIN": domain})
+
+
 def test_cilogon_needs_the_school(good: dict[str, str]) -> None:
     env = good | {"TORCHROOM_LOGIN": "cilogon"}
     del env["TORCHROOM_OAUTH_DISCOVERY_URL"]
     assert "TORCHROOM_OAUTH_IDP is not set" in sentence(env)
+
+
+def test_githubs_groups_are_its_teams(good: dict[str, str]) -> None:
+    """A claim for them would be set in vain."""
+    env = good | {"TORCHROOM_LOGIN": "github", "TORCHROOM_OAUTH_GROUPS_CLAIM": "roles"}
+    del env["TORCHROOM_OAUTH_DISCOVERY_URL"]
+    assert "GROUPS_CLAIM is for TORCHROOM_LOGIN=oidc or gitlab" in sentence(env)
+    del env["TORCHROOM_OAUTH_GROUPS_CLAIM"]
+    assert settings.read(env).provider == "github"
 
 
 @pytest.mark.parametrize("name", ["gitlab", "github"])

@@ -131,6 +131,13 @@ def test_a_key_for_encryption_signs_nothing() -> None:
         check(token(), keys={"keys": [public(KEY, "one", use="enc")]})
 
 
+@pytest.mark.parametrize("kid", ["one", None])
+def test_a_new_key_by_an_old_name_is_one_to_ask_for(kid: str | None) -> None:
+    """Some providers name their key the same for ever, or not at all."""
+    with pytest.raises(UnknownKey):
+        check(token(OTHER, kid=kid), keys={"keys": [public(KEY, "one")]})
+
+
 def test_a_broken_key_proves_nothing() -> None:
     with pytest.raises(TokenError):
         check(token(), keys={"keys": [{"kid": "one", "kty": "RSA", "n": "x"}]})

@@ -46,8 +46,17 @@ def test_bad_settings_are_named() -> None:
     assert settings.read(good).gpu_driver == "auto"
     with pytest.raises(settings.SettingError, match="auto or nvidia or cdi"):
         settings.read({**good, "TORCHROOM_GPU_DRIVER": "amd"})
-    with pytest.raises(settings.SettingError, match="whole number"):
-        settings.read({**good, "TORCHROOM_SIMULATED_GPUS": "-1"})
+    for wrong in ("-1", "many", "33", "9" * 5000):
+        with pytest.raises(settings.SettingError, match="whole number from 0 to 32"):
+            settings.read({**good, "TORCHROOM_SIMULATED_GPUS": wrong})
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    """Compose hands on all it knows, set or not."""
+    good = {"TORCHROOM_USER_IMAGE": "image"}
+    names = ("DATA_DIR", "NETWORK", "HUB_ID", "PROXY_API_URL", "WELCOME_DIR")
+    empty = {f"TORCHROOM_{name}": "" for name in (*names, "SIMULATED_GPUS")}
+    assert settings.read(good | empty) == settings.read(good)
 
 
 # --------------------------------------------------------------- settings of the ledger

@@ -83,3 +83,12 @@ def test_queries() -> None:
     refused(bodies.check_query, {"x": [b"\xff"]})
     refused(bodies.check_query, {"limit": [b"9" * 10]})
     refused(bodies.check_query, {"offset": [b"-" + b"9" * 5000]})
+
+
+def test_what_changes_a_user_may_name_them_as_they_are() -> None:
+    """The admin's page sends the name whatever it changes."""
+    for body in (b"", b"{}", b'{"admin": true}', b'{"name": "ada", "admin": true}'):
+        bodies.check_name_stays(body, "ada")
+    for name in ("Ada", "eve", "", None, 5, ["ada"]):
+        body = json.dumps({"name": name}).encode()
+        assert "identity provider" in refused(bodies.check_name_stays, body, "ada")

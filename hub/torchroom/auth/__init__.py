@@ -10,6 +10,7 @@ discovery   asking it, when the hub starts
 accounts    which account of the provider a name on the hub belongs to
 courses     courses.toml as it is now
 pace        how often somebody may try
+rights      what somebody is in JupyterHub's database, changed at once
 refusals    what somebody who is refused reads
 handlers    the way to the provider and back
 answers     what a provider says of an account, and what is kept of it        pure

@@ -13,7 +13,10 @@ TOKENS = ("access_token", "refresh_token", "token_type", "scope", ENDS_AT)
 
 
 class Unreachable(Exception):
-    """The provider does not answer, or not as it should: it says nothing of anybody."""
+    """The provider says nothing of anybody.
+
+    It does not answer, or not as it should, or refuses the hub itself.
+    """
 
 
 class Expired(Exception):
@@ -96,13 +99,20 @@ def to_keep(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: told[name] for name in TOKENS if told.get(name) is not None}
 
 
-def with_refresh_token(_self: Any, model: Mapping[str, Any], before: Any) -> Any:
-    """Return the auth state to keep: some providers send a refresh token once only."""
+def reconciled(login: Any, model: Mapping[str, Any], before: Any) -> Any:
+    """Return the auth state to keep of an answer, and of what is kept already.
+
+    Each request that waited for an answer brings it, the slowest maybe after the next
+    one. And some providers send a refresh token once only.
+    """
     state = model["auth_state"]
     old, new = Kept.of(before), Kept.of(state)
-    if old is not None and new is not None and old.subject == new.subject:
-        token = before.get("token_response", {}).get("refresh_token")
-        told = state["token_response"]
-        if token and not told.get("refresh_token"):
-            return {**state, "token_response": {**told, "refresh_token": token}}
+    if old is None or new is None or old.subject != new.subject:
+        return state
+    if new.asked_at <= old.asked_at <= login.clock():  # not of a clock that was wrong
+        return before
+    token = before.get("token_response", {}).get("refresh_token")
+    told = state["token_response"]
+    if token and not told.get("refresh_token"):
+        return {**state, "token_response": {**told, "refresh_token": token}}
     return state

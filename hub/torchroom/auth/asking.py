@@ -6,6 +6,7 @@ decided from the answers is not here: see `authenticator`.
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -74,7 +75,7 @@ class AskingAuthenticator(OAuthenticator):
         """Ask with what there is: the access token, then the refresh token.
 
         Args:
-            state: Gets new tokens if they came and nothing else did.
+            state: Gets a new refresh token, whatever else is wrong.
             kept: What the last answer was.
 
         Raises:
@@ -101,12 +102,10 @@ class AskingAuthenticator(OAuthenticator):
         params = self.build_refresh_token_request_params(refresh_token)
         try:
             renewed = await self.get_token_info(None, params)
-            told = {"refresh_token": refresh_token} | renewed
-            found = await self._found_again(told, kept)
-        except Unreachable:
-            # the old refresh token may be used up, and would be refused the next time
-            state["token_response"] = to_keep(told)
-            raise
+            # the old one may be used up, and would be refused the next time
+            newest = {"refresh_token": renewed.get("refresh_token") or refresh_token}
+            state["token_response"] = newest
+            found = await self._found_again(renewed | newest, kept)
         except Expired as error:
             raise Refused(str(error)) from error
         if found.groups is None and kept.only_in_token:
@@ -253,12 +252,15 @@ class AskingAuthenticator(OAuthenticator):
         """Ask the provider something.
 
         Raises:
-            Unreachable: It does not answer, or not as it should.
+            Unreachable: It does not answer, or not as it should, or not to this hub.
             Expired: It refuses the token.
         """
         try:
             return await super().httpfetch(url, *args, **kwargs)
         except HTTPClientError as error:
+            if _refuses_hub(error):
+                why = "refuses the hub's client ID or secret"
+                raise Unreachable(why) from error
             busy = error.code in {408, 425, 429} or _is_limit(error)
             if 400 <= error.code < 500 and not busy:  # noqa: PLR2004 - HTTP's own words
                 raise Expired(f"answers {error.code}", error.code) from error
@@ -273,3 +275,13 @@ def _is_limit(error: HTTPClientError) -> bool:
         return False
     headers = error.response.headers
     return "Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0"
+
+
+def _refuses_hub(error: HTTPClientError) -> bool:
+    """Whether the hub itself is refused, which says nothing of anybody's session."""
+    body = error.response.body if error.response is not None else b""
+    try:
+        said = json.loads(body)["error"]
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return False
+    return said in ("invalid_client", "unauthorized_client")

@@ -13,25 +13,28 @@ Two classes of oauthenticator, with what Torchroom promises on top:
   goes on and reports with its token.
 
 JupyterHub refreshes at a user's next request once `auth_refresh_age` is over. A running
-server makes one every five minutes (its activity), with its own token.
+server makes one every five minutes (its activity), with its own token; its owner can
+keep it from that, so `look_after` asks about those who made none.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jupyterhub import orm, roles
 from oauthenticator.generic import GenericOAuthenticator
 from oauthenticator.github import GitHubOAuthenticator
 from tornado.httputil import HTTPServerRequest
+from tornado.ioloop import PeriodicCallback
 from traitlets import Any as AnyTrait
 from traitlets import Bool, Integer, Unicode, default
 
-from torchroom import roles as our_roles
-from torchroom.auth import claims, refusals, tokens
+from torchroom import roles
+from torchroom.auth import claims, refusals, rights, tokens
 from torchroom.auth.accounts import FILE, Accounts
 from torchroom.auth.answers import (
     KEPT,
@@ -41,7 +44,7 @@ from torchroom.auth.answers import (
     Refused,
     Unreachable,
     Word,
-    with_refresh_token,
+    reconciled,
 )
 from torchroom.auth.asking import AskingAuthenticator
 from torchroom.auth.courses import Courses
@@ -70,6 +73,7 @@ class Outcome:
 class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
     """Who is in a course gets in, as long as they are in it."""
 
+    names_stay = True
     login_handler = LoginHandler
     callback_handler = CallbackHandler
 
@@ -96,6 +100,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._looking: PeriodicCallback | None = None
         self._stopping: set[asyncio.Task[None]] = set()
 
     @default("accounts")
@@ -112,7 +117,21 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
 
     @default("reconcile_auth_state_hook")
     def _default_reconcile(self) -> Any:
-        return with_refresh_token
+        return reconciled
+
+    def get_handlers(self, app: Any) -> list[Any]:
+        """Return the handlers of pages and API; from now on `look_after` people.
+
+        JupyterHub asks for them once, when it starts, and tells an authenticator at no
+        other time who its users are.
+        """
+        if self.auth_refresh_age:
+            self._looking = PeriodicCallback(
+                lambda: self.look_after(app.users.values()),
+                self.auth_refresh_age * 1000,
+            )
+            self._looking.start()
+        return list(super().get_handlers(app))
 
     def count_login(self, request: HTTPServerRequest) -> None:
         """Count a beginning of a login.
@@ -158,7 +177,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
         except claims.ClaimError as error:
             self.log.warning("A login failed: %s", error)
             raise refusals.bad_claim(str(error), other) from error
-        return self._model(name, found)
+        return self._model(handler.db, name, found)
 
     async def check_allowed(
         self, username: str, auth_model: Mapping[str, Any] | None
@@ -208,12 +227,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
             # JupyterHub 6.1.1 reads it of every handler once we say False, and sets it
             # on those of its API only (handlers/base.py, refresh_auth).
             handler._token_authenticated = False
-        task = self._running.get(user.name)
-        if task is None:
-            task = asyncio.ensure_future(self._outcome(user, handler))
-            self._running[user.name] = task
-            task.add_done_callback(lambda _: self._running.pop(user.name, None))
-        outcome = await asyncio.shield(task)
+        outcome = await self._shared_outcome(user)
         is_others = getattr(handler, "_jupyterhub_user", None) is not user
         if outcome.is_removed and is_others:
             raise refusals.removed(user.name)
@@ -222,7 +236,32 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
             return False
         return dict(outcome.model)
 
-    async def _outcome(self, user: Any, handler: Any) -> Outcome:
+    async def look_after(self, users: Iterable[Any]) -> None:
+        """Ask again about those with a running server who made no request for long."""
+        for user in [user for user in users if user.active]:
+            refreshed_at = user._auth_refreshed or -math.inf
+            if time.monotonic() - refreshed_at < self.auth_refresh_age:
+                continue
+            try:
+                outcome = await self._shared_outcome(user)
+                if outcome.model is not None:
+                    rights.set_rights(user, outcome.model)
+            except Exception:  # of one user; the others' turn comes all the same
+                self.log.exception("%s could not be looked after.", user.name)
+                continue
+            if outcome.model is not None and not outcome.needs_login:
+                user._auth_refreshed = time.monotonic()
+
+    async def _shared_outcome(self, user: Any) -> Outcome:
+        """Ask about somebody, or wait for who does already."""
+        task = self._running.get(user.name)
+        if task is None:
+            task = asyncio.ensure_future(self._outcome(user))
+            self._running[user.name] = task
+            task.add_done_callback(lambda _: self._running.pop(user.name, None))
+        return await asyncio.shield(task)
+
+    async def _outcome(self, user: Any) -> Outcome:
         state = await user.get_auth_state()
         kept = Kept.of(state)
         if kept is None:
@@ -237,15 +276,15 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
         except Expired as error:
             why, word = str(error), kept.word or Word.LAPSED
         else:
-            model = self._model(user.name, found)
+            model = self._model(user.db, user.name, found)
             if not self._is_member(user.name, found.groups):
-                await self._remove(user, handler, stops=found.groups is not None)
+                await self._remove(user, stops=found.groups is not None)
                 return Outcome(is_removed=True)
             await user.save_auth_state(model["auth_state"])
             return Outcome(model)
         # courses.toml may have changed meanwhile
         if not self._is_member(user.name, kept.groups):
-            await self._remove(user, handler, stops=True)
+            await self._remove(user, stops=True)
             return Outcome(is_removed=True)
         if word != kept.word or state.get("token_response") != before:
             kept = replace(kept, word=word)
@@ -255,13 +294,14 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
         self.log.warning(
             "What %s is could not be asked for %.0f s: %s.", user.name, age_s, why
         )
-        rights = self._rights(user.name, kept.groups, has_power=self._counts(kept))
-        if not self._counts(kept):
+        counts = self._counts(kept)
+        model = self._rights(user.db, user.name, kept.groups, has_power=counts)
+        if not counts:
             # now, and not only where JupyterHub takes the answer: not if it is False
-            self._set_rights(user, rights)
+            rights.set_rights(user, model)
         if not 0 <= age_s <= self.offline_s:
             return Outcome(needs_login=True)
-        return Outcome(rights, needs_login=word is not Word.ANSWERED)
+        return Outcome(model, needs_login=word is not Word.ANSWERED)
 
     def _counts(self, kept: Kept) -> bool:
         """Whether the last answer still gives power over others, and new servers."""
@@ -283,37 +323,26 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
             url = self.login_url("/hub/")
             raise refusals.session_over(user.name, self.login_service, url)
 
-    async def _remove(self, user: Any, handler: Any, *, stops: bool) -> None:
+    async def _remove(self, user: Any, *, stops: bool) -> None:
         """Take away everything: cookies, tokens, groups, admin, and running servers.
 
         Args:
             user: Whom.
-            handler: Of the request that it was noticed at.
             stops: Whether their servers are stopped. Not if the provider just sent no
                 groups: that may be its admin's mistake, and would end every training.
         """
-        row, db = user.orm_user, user.db
-        for token in list(row.api_tokens):
-            db.delete(token)
-        db.query(orm.OAuthCode).filter_by(user_id=row.id).delete()
-        row.cookie_id = orm.new_token()
-        self._set_rights(user, {"admin": False, "groups": []})
+        rights.end_logins(user)
+        rights.set_rights(user, {"admin": False, "groups": []})
         await user.save_auth_state(None)
         self.log.warning("%s is in no course any more and lost access.", user.name)
-        if stops and handler is not None:
+        if stops:
             names = [name for name, s in user.spawners.items() if s.active]
             for name in names:
-                stopping = asyncio.ensure_future(self._stop(user, name, handler))
+                stopping = asyncio.ensure_future(self._stop(user, name))
                 self._stopping.add(stopping)
                 stopping.add_done_callback(self._stopping.discard)
 
-    def _set_rights(self, user: Any, rights: Mapping[str, Any]) -> None:
-        user.orm_user.admin = rights["admin"]
-        user.sync_groups(rights["groups"])
-        roles.assign_default_roles(user.db, entity=user.orm_user)
-        user.db.commit()
-
-    async def _stop(self, user: Any, name: str, handler: Any) -> None:
+    async def _stop(self, user: Any, name: str) -> None:
         spawner = user.spawners[name]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PENDING_MAX_S):
@@ -322,10 +351,15 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
                     await asyncio.sleep(PENDING_AGAIN_S)
         if not spawner.active:
             return
+        # as JupyterHub does it at a request: nobody else starts or stops it meanwhile
+        spawner._stop_pending, spawner._stop_future = True, asyncio.current_task()
         try:
-            await handler.stop_single_user(user, name)
+            await user.settings["proxy"].delete_user(user, name)
+            await user.stop(name)
         except Exception:  # any spawner's; the steward tries again
             self.log.exception("The server %s of %s did not stop.", name, user.name)
+        finally:
+            spawner._stop_pending, spawner._stop_future = False, None
 
     # ---------------------------------------------------------------- what somebody is
 
@@ -333,18 +367,16 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
         return bool(self.courses.membership.standing(name, groups or ()).is_member)
 
     def _rights(
-        self, name: str, groups: frozenset[str], *, has_power: bool = True
+        self, db: Any, name: str, groups: frozenset[str], *, has_power: bool = True
     ) -> dict[str, Any]:
         standing = self.courses.membership.standing(name, groups)
         if not has_power:
             standing = replace(standing, taught=(), is_admin=False)
-        return {
-            "name": name,
-            "admin": standing.is_admin,
-            "groups": our_roles.groups_of(standing),
-        }
+        groups_here = roles.groups_of(standing)
+        rights.make_roles(db, groups_here)
+        return {"name": name, "admin": standing.is_admin, "groups": groups_here}
 
-    def _model(self, name: str, found: Found) -> dict[str, Any]:
+    def _model(self, db: Any, name: str, found: Found) -> dict[str, Any]:
         groups = found.groups or frozenset()
         kept = {
             "subject": found.subject,
@@ -355,7 +387,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
             "token_claims": sorted(found.token_claims),
         }
         state = {"token_response": dict(found.tokens), KEPT: kept}
-        return self._rights(name, groups) | {"auth_state": state}
+        return self._rights(db, name, groups) | {"auth_state": state}
 
 
 def _is_own(handler: Any, user: Any) -> bool:
@@ -381,6 +413,6 @@ class GithubAuthenticator(TorchroomOAuthenticator, GitHubOAuthenticator):
         model = {"name": "", "admin": None, "auth_state": state}
         try:
             await self.update_auth_model(model)
-        except (KeyError, AttributeError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError) as error:
             raise Unreachable("answered with something unexpected") from error
         return claims.teams_of(state.get("teams"))

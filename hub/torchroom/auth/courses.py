@@ -34,12 +34,23 @@ class Courses:
         if stamp != self._seen:
             self._seen = stamp
             try:
-                self._membership = self._read()
+                self._membership = self._read_again()
             except SettingError as error:
                 LOG.error("%s What it said before goes on to count.", error)
             else:
                 LOG.info("%s has changed and was read again.", self._path)
         return self._membership
+
+    def _read_again(self) -> Membership:
+        """Read it while the hub runs: then it names somebody.
+
+        Editors empty a file before they write it. Whoever asked in between would lose
+        everything, and running servers with it.
+        """
+        found = self._read()
+        if found.is_empty:
+            raise SettingError(f"{self._path} names nobody.")
+        return found
 
     def _read(self) -> Membership:
         if self._path is None:

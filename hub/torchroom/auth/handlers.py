@@ -1,18 +1,24 @@
 """The way to the identity provider and back.
 
 oauthenticator's handlers with what they leave open: a nonce, the issuer's name in the
-answer (RFC 9207), a state of any shape, and pages that say how to go on.
+answer (RFC 9207), a state of any shape, a cookie that nobody plants, and pages that say
+how to go on.
 """
 
 import base64
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from jupyterhub.utils import url_path_join
-from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthLoginHandler
+from oauthenticator.oauth2 import (
+    STATE_COOKIE_NAME,
+    OAuthCallbackHandler,
+    OAuthLoginHandler,
+)
 
 from torchroom.auth import refusals
 
@@ -26,6 +32,11 @@ class LoginHandler(OAuthLoginHandler):
         """Begin a login; `?another=1` asks for another account than the one in use."""
         self.authenticator.count_login(self.request)
         super().get()
+
+    def set_state_cookie(self, state_cookie_value: str) -> None:
+        """Keep the login's state in this browser."""
+        name = _state_cookie(self.settings)
+        self._set_cookie(name, state_cookie_value, expires_days=1, httponly=True)
 
     def authorize_redirect(self, *args: Any, **kwargs: Any) -> None:
         """Add the nonce: what the code's verifier in the cookie hashes to."""
@@ -48,6 +59,8 @@ class LoginHandler(OAuthLoginHandler):
 
 class CallbackHandler(OAuthCallbackHandler):
     """/hub/oauth_callback: a browser comes back from the provider."""
+
+    _state_cookie: str | None = None
 
     async def get(self) -> None:
         """Log in whom the provider vouches for."""
@@ -81,6 +94,15 @@ class CallbackHandler(OAuthCallbackHandler):
             self.log.warning("The provider did not finish a login: %s", said)
             raise refusals.not_finished(self.authenticator.login_service, self.again)
 
+    def get_state_cookie(self) -> str:
+        """Return the state that this browser began with, "" if none; it counts once."""
+        if self._state_cookie is None:
+            name = _state_cookie(self.settings)
+            found = self.get_secure_cookie(name) or b""
+            self._state_cookie = found.decode("utf8", "replace")
+            self.clear_cookie(name)
+        return self._state_cookie
+
     def check_state(self) -> None:
         """Refuse a state that is not the one in this browser's signed cookie."""
         begun = _unpacked(self.get_state_cookie()).get("state_id")
@@ -98,6 +120,17 @@ class CallbackHandler(OAuthCallbackHandler):
         if came != known.issuer:
             self.log.warning("A login came back from another provider.")
             raise refusals.untrusted(known.login_service, self.again)
+
+
+def _state_cookie(settings: Mapping[str, Any]) -> str:
+    """Return the cookie's name, with a prefix where those of the hub's own have it.
+
+    A browser takes such a cookie from this very host only. Else a student's page on a
+    host below could plant the state of a login of its own, and whoever follows its link
+    would be logged in as that student.
+    """
+    has_prefix = settings.get("cookie_host_prefix_enabled")
+    return f"__Host-{STATE_COOKIE_NAME}" if has_prefix else STATE_COOKIE_NAME
 
 
 def _unpacked(state: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The login by password, for this machine only: one for everybody, one for admins.
 
 Whoever has the password can be anybody, so it opens nothing that is worth being
-somebody else for: admins and instructors of courses.toml need the admin's password.
+somebody else for: admins and instructors of courses.toml need the admin's password. So
+does who becomes one: a session that was there before gets none of it.
 """
 
 import secrets
@@ -13,11 +14,11 @@ from traitlets import Any as AnyTrait
 from traitlets import Unicode, default
 
 from torchroom import roles
+from torchroom.auth import rights
 from torchroom.auth.addresses import host_of, is_loopback
 from torchroom.auth.courses import Courses
 from torchroom.auth.pace import PACE, LoginPace
 from torchroom.auth.refusals import refusal
-from torchroom.membership import Standing
 from torchroom.strict import CheckedApi
 
 NAME_MAX = 255
@@ -66,31 +67,41 @@ class LoopbackAuthenticator(CheckedApi, SharedPasswordAuthenticator):
         if not name or len(name) > NAME_MAX or not name.isprintable():
             return None
         self.pace.check_password(handler.request, name)
-        standing = self._standing(name)
-        is_admin = standing.is_admin or name in self.admin_users
+        model = self._model(name)
         needed = self.user_password
-        if is_admin or standing.taught:
+        if rights.is_power(model):
             needed = self.admin_password
         if not needed or not secrets.compare_digest(
             password.encode("utf-8", "replace"), needed.encode()
         ):
             self.pace.password_failed(handler.request, name)
             return None
-        return {"name": name, "admin": is_admin, "groups": roles.groups_of(standing)}
+        user = handler.find_user(name)
+        if user is not None and _gains_power(user, model):
+            rights.end_logins(user)  # with everybody's password, by anybody
+        rights.make_roles(handler.db, model["groups"])
+        return model
 
     async def refresh_user(
         self, user: Any, _handler: Any = None, **_kwargs: Any
     ) -> dict[str, Any] | bool:
-        """Return what a user is now, as courses.toml says."""
+        """Return what a user is now, as courses.toml says.
+
+        False if they are more than they were: that takes a login.
+        """
         if not self.manage_groups:
             return True
-        standing = self._standing(user.name)
-        return {
-            "name": user.name,
-            "admin": standing.is_admin or user.name in self.admin_users,
-            "groups": roles.groups_of(standing),
-        }
+        model = self._model(user.name)
+        if _gains_power(user, model):
+            return False
+        rights.make_roles(user.db, model["groups"])
+        return model
 
-    def _standing(self, name: str) -> Standing:
-        found: Standing = self.courses.membership.standing(name)
-        return found
+    def _model(self, name: str) -> dict[str, Any]:
+        standing = self.courses.membership.standing(name)
+        is_admin = standing.is_admin or name in self.admin_users
+        return {"name": name, "admin": is_admin, "groups": roles.groups_of(standing)}
+
+
+def _gains_power(user: Any, model: rights.Rights) -> bool:
+    return rights.is_power(model) and not rights.is_power(rights.rights_of(user))

@@ -175,12 +175,14 @@ def traits(
 
 def _github(settings: LoginSettings) -> dict[str, Any]:
     url = settings.url or GITHUB
+    scheme, _, host = url.partition("://")
+    is_cloud = host == "github.com" or host.endswith(".ghe.com")
     return {
-        "issuer": url,
+        "issuer": f"{url}/login/oauth",
         "github_url": url,
         "populate_teams_in_auth_state": True,
         # said here, for else the class takes them from variables of its own
-        "github_api": ("https://api.github.com" if url == GITHUB else f"{url}/api/v3"),
+        "github_api": f"{scheme}://api.{host}" if is_cloud else f"{url}/api/v3",
         "authorize_url": f"{url}/login/oauth/authorize",
         "token_url": f"{url}/login/oauth/access_token",
     }

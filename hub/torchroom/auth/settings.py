@@ -3,6 +3,7 @@
 An empty variable is one that is not set: docker compose hands on all it knows.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ RECHECK_MINUTES, OFFLINE_HOURS = f"{OAUTH}RECHECK_MINUTES", f"{OAUTH}OFFLINE_HOU
 WELL_KNOWN = "/.well-known/openid-configuration"
 MINUTE_S, HOUR_S = 60, 3600
 TEXT_MAX = 500
+_A_DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 
 _ONLY = {  # variable -> the providers that it is for
     DISCOVERY_URL: ("oidc",),
@@ -31,10 +33,11 @@ _ONLY = {  # variable -> the providers that it is for
     TENANT: ("microsoft",),
     DOMAIN: ("google",),
     IDP: ("cilogon",),
+    GROUPS_CLAIM: tuple(name for name in PROVIDERS if name != "github"),
 }
 _NEEDED = {"oidc": DISCOVERY_URL, "microsoft": TENANT, "cilogon": IDP}
 _KNOWN = {
-    *(CLIENT_ID, SECRET_FILE, USERNAME_CLAIM, GROUPS_CLAIM, SCOPES),
+    *(CLIENT_ID, SECRET_FILE, USERNAME_CLAIM, SCOPES),
     *(TRUST_EMAIL, RECHECK_MINUTES, OFFLINE_HOURS, *_ONLY),
 }
 
@@ -121,7 +124,7 @@ def read(env: Mapping[str, str]) -> LoginSettings:
         discovery_url=_discovery_url(env),
         url=_url(env, URL).rstrip("/"),
         tenant=_tenant(env),
-        domain=_text(env, DOMAIN).lower(),
+        domain=_domain(env),
         idps=_words(env, IDP, ","),
         username_claim=_text(env, USERNAME_CLAIM),
         groups_claim=_text(env, GROUPS_CLAIM),
@@ -182,6 +185,15 @@ def _tenant(env: Mapping[str, str]) -> str:
             "'common' or 'organizations' others than your people could log in."
         )
     return tenant
+
+
+def _domain(env: Mapping[str, str]) -> str:
+    domain = _text(env, DOMAIN).lower()
+    if domain and not _A_DOMAIN.fullmatch(domain):
+        raise SettingError(
+            f"{DOMAIN} is {domain!r}; it must be one domain, like school.edu."
+        )
+    return domain
 
 
 def _discovery_url(env: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ class TokenError(Exception):
 
 
 class UnknownKey(TokenError):
-    """It is signed by a key that is not among those given: they may be old."""
+    """None of the keys given signed it: they may be old."""
 
 
 def verified(
@@ -65,6 +65,9 @@ def verified(
             leeway=LEEWAY_S,
             options={"require": ["iss", "sub", "aud", "exp", "iat"]},
         )
+    except jwt.InvalidSignatureError as error:
+        # some providers have a new key by the old name, or never name any
+        raise UnknownKey("none of the provider's keys signed it") from error
     except (
         *(jwt.PyJWTError, ValueError, TypeError, KeyError),
         *(RecursionError, UnsupportedAlgorithm),  # of what is nested; of odd curves
