@@ -37,8 +37,9 @@ test: ## run all tests from a clean state (what CI runs)
 test-fast: setup ## run the tests that need no engine
 	@$(BIN)/python -m pytest tests/unit tests/ledger tests/console tests/auth tests/roles tests/steward tests/gate tests/doctor
 
-bench: ## measure, side by side with what people would run instead (about 20 minutes)
+bench: ## measure, side by side with what people would run instead (about 25 minutes)
 	@$(PYTHON) bench/class_start.py
+	@$(BIN)/python bench/gate.py
 	@$(BIN)/python bench/choice.py
 	@$(BIN)/python bench/pool.py
 	@$(BIN)/python bench/ledger.py

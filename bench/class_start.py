@@ -2,17 +2,17 @@
 """Let a class start its servers at once, on stock DockerSpawner and on ours.
 
 For each class size a fresh hub of each kind starts N servers at the same moment, on an
-engine of the run's own. Printed: how many came up, when (seconds from the click), and
-what it cost in CPU seconds. Each run is appended to .cache/bench/class_start.jsonl.
-Needs root, as the tests do; ends and removes everything that it made.
+engine of the run's own: stock, ours behind the gate as it is deployed, and ours without
+the gate. Printed: how many came up, when (seconds from the click), and what it cost in
+CPU seconds. Each run is appended to .cache/bench/class_start.jsonl. Needs root, as the
+tests do; ends and removes everything that it made.
 
-    python3 bench/class_start.py [--n 4,16,32,64] [--side stock|ours]
+    python3 bench/class_start.py [--n 4,16,32,64] [--side stock|ours|ungated]
 """
 
 import argparse
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
 
 from classroom import cpu  # noqa: E402  the path comes first
+from own_engine import check_root, own_engine  # noqa: E402
 from testbed import run as testbed  # noqa: E402
 from testbed.engine import Engine, EngineError  # noqa: E402
 
 SIZES = "4,16,32,64"
+SIDES = ["stock", "ours", "ungated"]
 MIB_EACH = 150  # what a stock server uses, and a margin
 MIB_BESIDE = 1500  # the engine, the hub, the proxy, the students
 
@@ -42,7 +44,7 @@ def options() -> argparse.Namespace:
         description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--n", default=SIZES, help="class sizes, with commas between")
-    parser.add_argument("--side", choices=["stock", "ours"], help="one side only")
+    parser.add_argument("--side", choices=SIDES, help="one side only")
     given = parser.parse_args()
     try:
         given.sizes = [int(word) for word in given.n.split(",")]
@@ -93,26 +95,12 @@ def compare(engine: Engine, environment: dict[str, str], words: list[str]) -> in
 
 def main() -> int:
     """Set up, compare, and leave nothing behind; returns the exit status."""
-    for asked in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(asked, testbed.end)
     given = options()
-    if os.geteuid() != 0:
-        raise SystemExit("the bench starts an engine of its own, and that needs root.")
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    with testbed.only_run(), contextlib.ExitStack() as stack:
-        with testbed.step("packages of the system"):
-            testbed.install_packages()
-        with testbed.step("Python environment"):
-            subprocess.run(["make", "-s", "setup"], cwd=ROOT, check=True)
-        group = cpu.enter_own_group()
-        stack.callback(cpu.leave_own_group, group)
-        with testbed.step("engine of this run, with simulated GPUs"):
-            gpus = testbed.simulate_gpus()
-            engine = stack.enter_context(
-                Engine(testbed.CACHE / "engine", environment=gpus, say=testbed.say)
-            )
-        with testbed.step("images"):
-            images = testbed.build_images(engine)
+    check_root()
+    with contextlib.ExitStack() as stack:
+        stack.callback(cpu.leave_own_group, cpu.enter_own_group())
+        engine, images = stack.enter_context(own_engine())
+        with testbed.step("stock image"):
             stock = build_stock(engine)
         environment = {
             "TORCHROOM_TEST_GPU_DIR": str(testbed.GPUS),

@@ -1,11 +1,16 @@
-"""What the gate in front of the engine costs: python bench/gate.py IMAGE.
+"""What the gate in front of the engine costs: bench/gate.py.
 
-The same requests to the engine of DOCKER_HOST, with and without the gate. The image
-must have ``sleep``. It makes containers, a network and a volume named gate-bench-*,
-and removes them.
+The same requests to an engine, with and without the gate, in turns; printed are the
+medians. Without IMAGE on an engine of the run's own, as bench/class_start.py has it
+(needs root); with it on the engine of DOCKER_HOST: the image must have ``sleep``. It
+makes containers, a network and a volume named gate-bench-*, and removes them. Takes
+about two minutes; each run is appended to .cache/bench/gate.jsonl.
+
+    .venv/bin/python bench/gate.py [IMAGE]
 """
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -14,50 +19,30 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import docker
-from gpuspawner import container
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import docker
+from classroom.gates import gate
+from gpuspawner import container
+from own_engine import own_engine
+from testbed.engine import EngineError
+
+RESULTS = Path(__file__).resolve().parent.parent / ".cache" / "bench"
 HUB = "gate-bench"
 NETWORK = "gate-bench-servers"
 NEUTRAL = [f"{key}={value}" for key, value in container.NEUTRAL.items()]
+N_TURNS = 3
 N = 200
 N_THREADS = 32
 TAR_BYTES = 256 * 2**20
 UPLOADS = 3
-
-
-@contextmanager
-def gate(engine: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """A gate before an engine: its socket and its process."""
-    path = folder / "gate.sock"
-    environment = os.environ | {
-        "TORCHROOM_HUB_ID": HUB,
-        "TORCHROOM_NETWORK": NETWORK,
-        "TORCHROOM_GATE_ENGINE": engine,
-        "TORCHROOM_GATE_SOCKET": str(path),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "torchroom.gate"],
-        env=environment,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the gate does not come up")
-        time.sleep(0.05)
-    try:
-        yield str(path), process.pid
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def memory_mib(pid: int, field: str) -> float:
@@ -100,13 +85,13 @@ def milliseconds(work: Callable[[], object], times: int) -> float:
     return median(took) * 1000
 
 
-def at_once(socket: str, ref: str) -> float:
+def at_once(host: str, ref: str) -> float:
     """Inspections per second by as many threads as the hub has."""
     local = threading.local()
 
     def look(_: int) -> None:
         if not hasattr(local, "client"):
-            local.client = docker.APIClient(f"unix://{socket}", version="1.41")
+            local.client = docker.APIClient(host, version="1.41")
         local.client.inspect_container(ref)
 
     began = time.perf_counter()
@@ -115,9 +100,9 @@ def at_once(socket: str, ref: str) -> float:
     return N * 5 / (time.perf_counter() - began)
 
 
-def measure(socket: str, image: str) -> dict[str, float]:
-    """Everything, over one socket."""
-    client = docker.APIClient(f"unix://{socket}", version="1.41", timeout=120)
+def measure(host: str, image: str) -> dict[str, float]:
+    """Everything, at one address."""
+    client = docker.APIClient(host, version="1.41", timeout=120)
     name = f"{HUB}-one"
     client.create_volume(f"{HUB}-home-x", labels={"gpuspawner.hub": HUB})
     found: dict[str, float] = {}
@@ -144,7 +129,7 @@ def measure(socket: str, image: str) -> dict[str, float]:
             client.exec_inspect(command)
 
         found["start a command, ms"] = milliseconds(run, N // 10)
-        found[f"inspections a second, {N_THREADS} threads"] = at_once(socket, made)
+        found[f"inspections a second, {N_THREADS} threads"] = at_once(host, made)
         packed = tar(TAR_BYTES)
         took = milliseconds(lambda: client.put_archive(made, "/tmp", packed), UPLOADS)  # noqa: S108
         found["upload, MiB a second"] = TAR_BYTES / 2**20 / (took / 1000)
@@ -173,28 +158,59 @@ def tar(size: int) -> bytes:
     return packed.getvalue()
 
 
-def main() -> None:
-    """Measure and print both."""
-    image = sys.argv[1]
-    engine = os.environ["DOCKER_HOST"].removeprefix("unix://")
-    client = docker.DockerClient(f"unix://{engine}")
+def compare(engine: str, image: str) -> None:
+    """Measure both in turns, print and keep the medians."""
+    client = docker.DockerClient(engine)
     network = client.networks.create(NETWORK)
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
-            gate(engine, Path(folder)) as (socket, pid),
+            gate(
+                engine.removeprefix("unix://"),
+                Path(folder),
+                hub_id=HUB,
+                network=NETWORK,
+            ) as before,
         ):
-            before = memory_mib(pid, "VmRSS")
-            direct = measure(engine, image)
-            through = measure(socket, image)
-            print(f"{'':42} {'engine':>9} {'gate':>9}")
-            for key, value in direct.items():
-                print(f"{key:42} {value:9.1f} {through[key]:9.1f}")
-            most = memory_mib(pid, "VmHWM")
-            print(f"gate's memory: {before:.0f} MiB at rest, {most:.0f} at most")
+            rest = memory_mib(before.pid, "VmRSS")
+            turns = [
+                (measure(engine, image), measure(before.host, image))
+                for _ in range(N_TURNS)
+            ]
+            most = memory_mib(before.pid, "VmHWM")
     finally:
         network.remove()
+    found = {
+        what: [round(median(turn[side][what] for turn in turns), 2) for side in (0, 1)]
+        for what in turns[0][0]
+    }
+    print(f"{'':42} {'engine':>9} {'gate':>9}")
+    for what, (direct, through) in found.items():
+        print(f"{what:42} {direct:9.1f} {through:9.1f}")
+    print(f"gate's memory: {rest:.0f} MiB at rest, {most:.0f} at most")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    line = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "engine, gate": found,
+        "memory_mib": [round(rest, 1), round(most, 1)],
+    }
+    with (RESULTS / "gate.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def main() -> None:
+    """Measure on the engine that is given, or on one of the run's own."""
+    if len(sys.argv) > 1:
+        compare(os.environ["DOCKER_HOST"], sys.argv[1])
+        return
+    with own_engine() as (engine, images):
+        compare(engine.host, images["TORCHROOM_TEST_IMAGE"])
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (EngineError, TimeoutError, subprocess.CalledProcessError, OSError) as error:
+        sys.exit(f"the bench failed: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

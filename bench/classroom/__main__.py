@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--side")
     given = parser.parse_args()
     engine = docker.DockerClient(base_url=os.environ["DOCKER_HOST"], timeout=120)
-    both = hubs.sides(
+    sides = hubs.sides(
         os.environ["TORCHROOM_BENCH_STOCK_IMAGE"],
         os.environ["TORCHROOM_BENCH_OUR_IMAGE"],
     )
@@ -49,7 +49,7 @@ def main() -> int:
     hubs.clean(engine)
     with tempfile.TemporaryDirectory(prefix="torchroom-bench-") as folder:
         for n in map(int, given.n.split(",")):
-            for side in both:
+            for side in sides:
                 if given.side in {None, side.name}:
                     print(f"==> {side.name}: {n} at once", flush=True)
                     place = Path(folder) / f"{side.name}-{n}"
@@ -57,6 +57,8 @@ def main() -> int:
                     why = done[-1].why_not
                     print(f"    not ready, because: {why}" if why else "    all ready")
     print(f"\n{rounds.table(done)}\n{COLUMNS}", flush=True)
+    for told in rounds.costs_of_gate(done):
+        print(told, flush=True)
     keep(done)
     return 0
 

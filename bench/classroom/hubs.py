@@ -1,7 +1,8 @@
-"""The two hubs that are compared, each as a process beside the run's own engine.
+"""The hubs that are compared, each as a process beside the run's own engine.
 
 Stock is DockerSpawner with JupyterHub's defaults. Ours is the deployment's own
-jupyterhub_config.py; only addresses differ, since its hub runs in a container.
+jupyterhub_config.py behind the deployment's gate; only addresses differ, since its hub
+runs in a container. Ungated is the same with the engine's own socket.
 """
 
 import contextlib
@@ -13,12 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import docker
 import requests
+
+from classroom.gates import gate
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT, HUB_PORT, PROXY_API_PORT = 8030, 8031, 8032
@@ -53,12 +56,13 @@ load_subconfig({config!r})
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two hubs that are compared.
+    """One of the hubs that are compared.
 
     Attributes:
-        name: "stock" or "ours".
+        name: "stock", "ours" or "ungated".
         network: The engine's network that its servers are in.
         options: What a student's click sends with the request.
+        is_gated: A gate stands between it and the engine.
     """
 
     name: str
@@ -66,18 +70,21 @@ class Side:
     configuration: str
     network: str
     options: dict[str, Any]
+    is_gated: bool = False
 
     def container_name(self, student: str) -> str:
         """What the student's container is called."""
         return f"{'jupyter' if self.name == 'stock' else HUB_ID}-{student}"
 
 
-def sides(stock_image: str, our_image: str) -> tuple[Side, Side]:
-    """Both hubs, stock first."""
-    config = str(ROOT / "jupyterhub_config.py")
+def sides(stock_image: str, our_image: str) -> tuple[Side, ...]:
+    """All hubs, stock first."""
+    config = OURS.format(config=str(ROOT / "jupyterhub_config.py"))
+    ungated = Side("ungated", our_image, config, NETWORK, {"offer": "cpu"})
     return (
         Side("stock", stock_image, STOCK.format(image=stock_image), "bridge", {}),
-        Side("ours", our_image, OURS.format(config=config), NETWORK, {"offer": "cpu"}),
+        replace(ungated, name="ours", is_gated=True),
+        ungated,
     )
 
 
@@ -101,7 +108,9 @@ def running(side: Side, engine: docker.DockerClient, folder: Path) -> Iterator[H
     token = secrets.token_hex(16)
     network = engine.networks.get(side.network)
     gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
-    proxy = ["docker", "run", "--rm", "--init", "--network=host"]
+    # Not by way of the gate, which lets no such container pass.
+    host = os.environ["DOCKER_HOST"]
+    proxy = ["docker", f"--host={host}", "run", "--rm", "--init", "--network=host"]
     proxy += ["--env=CONFIGPROXY_AUTH_TOKEN", os.environ["TORCHROOM_BENCH_PROXY_IMAGE"]]
     addresses = ADDRESSES.format(
         port=PORT,
@@ -115,22 +124,28 @@ def running(side: Side, engine: docker.DockerClient, folder: Path) -> Iterator[H
     config.write_text(side.configuration + addresses, encoding="utf-8")
     hub = Hub(f"http://127.0.0.1:{PORT}/hub", token, folder / "hub.log")
     bin_dir = Path(sys.executable).parent
-    with hub.log.open("w") as log:
-        process = subprocess.Popen(
-            [str(bin_dir / "jupyterhub"), "-f", str(config)],
-            cwd=folder,
-            env=os.environ | _environment(side, folder),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        _wait_up(hub, process)
-        yield hub
-    finally:
-        process.send_signal(signal.SIGKILL)  # it must not begin to stop servers
-        process.wait(END_WITHIN_S)
-        clean(engine)
+    with contextlib.ExitStack() as stack:
+        environment = os.environ | _environment(side, folder)
+        if side.is_gated:
+            socket = host.removeprefix("unix://")
+            before = gate(socket, folder, hub_id=HUB_ID, network=side.network)
+            environment["DOCKER_HOST"] = stack.enter_context(before).host
+        with hub.log.open("w") as log:
+            process = subprocess.Popen(
+                [str(bin_dir / "jupyterhub"), "-f", str(config)],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _wait_up(hub, process)
+            yield hub
+        finally:
+            process.send_signal(signal.SIGKILL)  # it must not begin to stop servers
+            process.wait(END_WITHIN_S)
+            clean(engine)
 
 
 def _environment(side: Side, folder: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,20 @@ def table(rounds: list[Round]) -> str:
     ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
+
+
+def costs_of_gate(rounds: list[Round]) -> Iterator[str]:
+    """What ours took with the gate over what it took without, one line per size."""
+    by_side = {(row.side, row.n): row for row in rounds}
+    for n in sorted({row.n for row in rounds}):
+        ours, ungated = by_side.get(("ours", n)), by_side.get(("ungated", n))
+        if ours and ungated and ours.last_s and ungated.last_s:
+            last = ours.last_s / ungated.last_s
+            cpu_s = ours.total_cpu_s / ungated.total_cpu_s
+            yield (
+                f"N = {n}, with the gate / without: last {last:.2f}, "
+                f"CPU by student {cpu_s:.2f}"
+            )
 
 
 def _line(row: Round, n_cores: int) -> tuple[str, ...]:

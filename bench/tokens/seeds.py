@@ -101,8 +101,8 @@ async def add_leases(db: Database, n: int) -> dict[str, int]:
 
 async def analyze(db: Database) -> None:
     """Let PostgreSQL know its tables, as it does by itself within a minute."""
-    if not db.is_sqlite:
-        async with db.write() as conn:
+    async with db.write() as conn:
+        if conn.dialect.name == "postgresql":
             await conn.execute(text("ANALYZE"))
 
 

@@ -129,7 +129,7 @@ async def test_a_monthly_and_a_weekly_allowance_are_both_given(
     assert await books.of("ada", COURSE) == 3 * 5 + 2 * 7
 
 
-async def test_two_processes_at_once_give_each_portion_once(
+async def test_several_at_once_give_each_portion_once(
     allowances: Allowances, books: Books
 ) -> None:
     """Five of them, thirty students, in several writes each."""

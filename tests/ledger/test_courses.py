@@ -233,6 +233,28 @@ async def test_a_repeated_hand_out_gives_nothing_more(
     assert (await books.wallet(), await books.drawn("ada")) == (0, 10)
 
 
+async def test_a_request_sent_many_times_at_once_is_one(
+    courses: Courses, books: Books
+) -> None:
+    """None is refused for the tokens that the first of them took."""
+    await books.course(3 * TOKEN, cap=2 * TOKEN)
+    moves: list[Callable[[], Awaitable[Recorded]]] = [
+        lambda: courses.hand_out(
+            COURSE, "ada", 2 * TOKEN, key="out", actor="ivy", at=NOW
+        ),
+        lambda: courses.give_back(
+            COURSE, "ada", 2 * TOKEN, key="back", actor="ivy", at=NOW
+        ),
+        lambda: courses.withdraw(COURSE, 3 * TOKEN, key="less", actor="root", at=NOW),
+    ]
+    for move in moves:
+        done = await asyncio.gather(*(move() for _ in range(8)))
+        assert sum(each.is_new for each in done) == 1
+    assert await books.wallet() == 0
+    assert await books.of("ada", COURSE) == 0
+    assert await books.drawn("ada") == 0
+
+
 async def test_many_hand_outs_at_once_stay_within_the_budget(
     courses: Courses, books: Books
 ) -> None:

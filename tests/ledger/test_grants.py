@@ -299,6 +299,22 @@ async def test_a_repeated_take_back_takes_nothing_more(
     assert (again.id, again.is_new) == (first.id, False)
 
 
+async def test_the_same_take_back_many_times_at_once_takes_once(
+    grants: Grants, books: Books
+) -> None:
+    """None is refused for the tokens that the first of them took."""
+    await books.give("ada", TOKEN)
+    done = await asyncio.gather(
+        *(
+            grants.take_back("ada", TOKEN, key="k", actor="admin", at=NOW)
+            for _ in range(8)
+        )
+    )
+
+    assert sum(each.is_new for each in done) == 1
+    assert await books.of("ada") == 0
+
+
 async def test_nothing_is_taken_from_who_has_nothing(grants: Grants) -> None:
     """Of a name that the ledger never heard of, too."""
     with pytest.raises(NotEnough, match="0 tokens can be taken"):
@@ -342,7 +358,7 @@ async def test_expired_tokens_leave_the_ledger_when_their_time_has_come(
     assert await books.issued() == 10
 
 
-async def test_two_processes_lapse_the_same_tokens_once(
+async def test_several_at_once_lapse_the_same_tokens_once(
     grants: Grants, books: Books
 ) -> None:
     """Each account once in all."""

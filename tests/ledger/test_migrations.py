@@ -1,21 +1,37 @@
 """The migrations make exactly the tables that the code uses, whoever runs them."""
 
+import asyncio
 import itertools
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.command import upgrade
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from ledger.lab import ANA, Lab, at, used
+from sqlalchemy import Engine, create_engine, event, func, inspect, select, text
 from testbed.postgres import Postgres
+from torchroom.ledger import migrations
+from torchroom.ledger.connections import address_of, open_blocking
 from torchroom.ledger.database import migrate
 from torchroom.ledger.errors import Unavailable
-from torchroom.ledger.tables import APPEND_ONLY, metadata
+from torchroom.ledger.model import MICRO
+from torchroom.ledger.service import open_ledger
+from torchroom.ledger.tables import (
+    APPEND_ONLY,
+    accounts,
+    holds,
+    metadata,
+    postings,
+    prices,
+    transactions,
+)
 
 Empty = Callable[[], str]
 
@@ -173,12 +189,43 @@ def test_a_ledger_of_a_later_version_is_left_alone(empty: Empty) -> None:
     assert shape_of(url) == before
 
 
-def test_rows_survive_a_migration(sqlite_empty: Empty) -> None:
-    """Migrating a ledger that is in use keeps what is in it."""
-    url = sqlite_empty()
-    migrate(url)
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        connection.execute("INSERT INTO courses VALUES ('cs101', 'CS', 5, 1)")
-    migrate(url)
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        assert connection.execute("SELECT name FROM courses").fetchall() == [("cs101",)]
+def leave_a_first_version(url: str) -> None:
+    """Make the tables of version 0001, with what r0001.sql says in them."""
+    engine = open_blocking(address_of(url))
+    rows = Path(__file__).with_name("r0001.sql").read_text()
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        upgrade(config, "0001")
+        for statement in rows.split(";\n"):
+            connection.exec_driver_sql(statement)
+        if connection.dialect.name == "postgresql":
+            for table in (accounts, transactions, postings, holds, prices):
+                last = select(func.max(table.c.id)).scalar_subquery()
+                connection.execute(select(func.setval(f"{table.name}_id_seq", last)))
+    engine.dispose()
+
+
+async def test_a_ledger_of_the_first_version_goes_on(empty: Empty) -> None:
+    """What it has adds up, keys are known, and what runs is charged exactly."""
+    url = empty()
+    await asyncio.to_thread(leave_a_first_version, url)
+    ledger = await asyncio.to_thread(open_ledger, url)
+    async with ledger:
+        assert (await ledger.audit(at(1400))).problems == ()
+        again = await ledger.courses.hand_out(
+            "physics", ANA, 10 * MICRO, key="w1", actor="ivy", at=at(1400)
+        )
+        assert not again.is_new
+        await ledger.leases.end("ls_2", used(1630), now=at(1700))
+        lab = Lab(ledger.db)
+        assert await lab.charged("ls_2") == (630 * MICRO, 630)
+        assert await lab.has() == 240 * MICRO
+        charge = partial(
+            ledger.fees.charge, ANA, "physics", MICRO, key="e1", actor=ANA, why="More."
+        )
+        assert (await charge(at=at(1700))).is_new
+        assert not (await charge(at=at(1701))).is_new
+        assert await lab.has() == 239 * MICRO
+        assert (await ledger.audit(at(1800))).problems == ()

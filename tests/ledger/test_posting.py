@@ -168,6 +168,20 @@ def test_a_note_is_one_line() -> None:
             check_note(bad)
 
 
+def test_an_actor_is_as_long_as_its_column() -> None:
+    """A user's name, also with what goes before it; PostgreSQL would refuse more."""
+    legs = (Posting(ISSUED, -5), Posting(ALICE, 5))
+    longest = "service " + "x" * 255
+    for actor, is_taken in ((longest, True), (longest + "x", False), ("a\nb", False)):
+        order = Order(key="k", at=AT, request="r", actor=actor)
+        wanted = Transaction(code=Code.GRANT, postings=legs, **order)
+        if is_taken:
+            assert posting.check(wanted) is wanted
+        else:
+            with pytest.raises(BadInput, match="An actor"):
+                posting.check(wanted)
+
+
 def test_the_same_request_has_one_digest() -> None:
     """The code is part of what was asked for."""
     assert posting.digest_of(Code.GRANT, "r") == posting.digest_of(Code.GRANT, "r")

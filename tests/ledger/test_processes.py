@@ -11,9 +11,13 @@ from ledger import worker
 from ledger.lab import Lab
 from sqlalchemy import select
 from torchroom.ledger.database import Database
-from torchroom.ledger.model import HOLDS, MICRO, Ending
+from torchroom.ledger.model import HOLDS, MICRO, Account, Ending, Kind
+from torchroom.ledger.periods import Every
 from torchroom.ledger.planning import End
+from torchroom.ledger.portions import Mode
+from torchroom.ledger.service import Ledger
 from torchroom.ledger.tables import draws
+from torchroom.ledger.vouchers import Vouchers
 
 N_PROCESSES = 3
 TIMEOUT_S = 120
@@ -91,6 +95,47 @@ async def test_a_cap_holds_for_servers_that_start_together(lab: Lab, url: str) -
     assert sum(held) == 7
     async with lab.db.read() as conn:
         assert await conn.scalar(select(draws.c.amount)) == 7 * HOLD
+    await lab.check()
+
+
+async def test_what_several_ask_for_at_once_is_done_once(lab: Lab, url: str) -> None:
+    """The same grant, fee, portion or voucher, from the hub and the console."""
+    n = worker.N_GIFTS
+    await lab.endow("physics", 100 * MICRO)
+    ledger = Ledger(lab.db, lab.policy)
+    await ledger.allowances.define(
+        "physics",
+        every=Every.WEEKLY,
+        mode=Mode.ADD,
+        amount=7 * MICRO,
+        time_zone="UTC",
+        actor="ada",
+        at=worker.at(0),
+    )
+    numbers = (each for i in range(n) for each in (b"%08d" % i, i.to_bytes(10)))
+    vouchers = Vouchers(lab.db, lambda _: next(numbers))
+    for _ in range(n):
+        await vouchers.create(1, MICRO, actor="ada", at=worker.at(0))
+    with processes(url, "give_together") as started:
+        assert sum(results(started)) == 9 * n
+    for student in worker.STUDENTS:
+        assert await lab.has(student) == (1 + 5 - 2 - 1) * MICRO
+        own = Account(Kind.USER, student, "physics")
+        assert await lab.balance(own) == (3 - 1 + 7) * MICRO
+    course = Account(Kind.COURSE, "physics")
+    assert await lab.balance(course) == (100 + n * (1 - 3 + 1 - 7)) * MICRO
+    redeemed = [each.redeemed_by for each in (await vouchers.list()).items]
+    assert sum([await lab.has(user) for user in redeemed]) == n * MICRO
+    await lab.check()
+
+
+async def test_the_last_of_a_budget_is_handed_out_once(lab: Lab, url: str) -> None:
+    """Within the cap, too: what was drawn is counted for all processes together."""
+    await lab.endow("physics", 20 * MICRO, student_cap=14 * MICRO)
+    with processes(url, "hand_out_own") as started:
+        assert sum(results(started)) == 14
+    assert await lab.balance(Account(Kind.USER, "ana", "physics")) == 14 * MICRO
+    assert await lab.balance(Account(Kind.COURSE, "physics")) == 6 * MICRO
     await lab.check()
 
 

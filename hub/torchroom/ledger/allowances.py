@@ -26,7 +26,7 @@ from torchroom.ledger.errors import BadInput, LedgerError, NotFound
 from torchroom.ledger.journal import record
 from torchroom.ledger.keys import own_key, request_of
 from torchroom.ledger.model import Code
-from torchroom.ledger.names import SHOWN, check_name, check_note
+from torchroom.ledger.names import SHOWN, check_actor, check_name
 from torchroom.ledger.periods import Every, Period, period_of
 from torchroom.ledger.portions import (
     Allowance,
@@ -72,7 +72,7 @@ class Allowances:
             BadInput: The amount or the time zone cannot be used.
             NotFound: There is no such course.
         """
-        check_note(actor, "An actor")
+        check_actor(actor)
         row = {
             "course": check_name(course, "A course's name"),
             "period": Every(every).value,

@@ -20,10 +20,10 @@ from torchroom.ledger.drawing import Share
 from torchroom.ledger.errors import BadInput, NotEnough, OverBudget
 from torchroom.ledger.journal import Recorded, find, record, wallets
 from torchroom.ledger.keys import asked_key, request_of
-from torchroom.ledger.model import ISSUED, Code, Course, Kind, Posting, Transaction
+from torchroom.ledger.model import ISSUED, Code, Course, Kind, Transaction
 from torchroom.ledger.names import NAME_MAX, check_name, check_note
-from torchroom.ledger.posting import check, transfer, wallet_of_course, wallet_of_user
-from torchroom.ledger.purses import check_earmark, negated, no_course, take
+from torchroom.ledger.posting import gather, transfer, wallet_of_course, wallet_of_user
+from torchroom.ledger.purses import check_earmark, no_course, take
 from torchroom.ledger.tables import NEVER, accounts
 from torchroom.ledger.tables import courses as table
 from torchroom.ledger.tables import draws as drawn_table
@@ -265,17 +265,17 @@ class Courses:
                     f"{text_of(amount)}. Nothing was changed."
                 )
             earmarked = [each for each in found[owner] if each.account.course == course]
-            legs = negated(take(earmarked, amount, at, who=user))
-            order = Transaction(
+            returned = gather(
+                Code.RETURN,
+                take(earmarked, amount, at, who=user),
+                target=target,
                 key=key,
-                code=Code.RETURN,
                 at=at,
-                postings=(*legs, Posting(target, amount)),
                 request=request,
                 actor=actor,
                 note=note,
             )
-            recorded = (await record(conn, [check(order)]))[0]
+            recorded = (await record(conn, [returned]))[0]
             await draws.adjust(conn, {share: -amount})
             return recorded
 

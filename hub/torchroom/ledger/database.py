@@ -83,11 +83,6 @@ class Database:
         """
         return cls(*open_engines(address_of(url)))
 
-    @property
-    def is_sqlite(self) -> bool:
-        """Whether it is a file."""
-        return self._writers.dialect.name == "sqlite"
-
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """One write transaction: committed at the end, undone by any error.

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torchroom.ledger.model import Account, Kind, Payer, Posting
 
-NEVER = datetime.max.replace(tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
+"""Behind every expiry, for sorting."""
 
 Part = Posting
 """What an account gives or gets: the amount is positive."""
@@ -26,7 +27,7 @@ def rank(account: Account, payer: Payer) -> tuple[int, datetime] | None:
     First the payer's tokens for this course, then the course's, then the payer's for
     anything; among equals those that expire soonest.
     """
-    expires_at = account.expires_at or NEVER
+    expires_at = account.expires_at or LAST
     if account.kind is Kind.COURSE:
         is_theirs = payer.course and account.name == payer.course
         return (1, expires_at) if is_theirs else None

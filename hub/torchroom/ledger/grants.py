@@ -12,16 +12,10 @@ from torchroom.ledger.amounts import check_amount
 from torchroom.ledger.database import Database, micros
 from torchroom.ledger.journal import Recorded, accounts_of, find, record
 from torchroom.ledger.keys import asked_key, own_key, request_of
-from torchroom.ledger.model import (
-    ISSUED,
-    Code,
-    Kind,
-    Posting,
-    Transaction,
-)
+from torchroom.ledger.model import ISSUED, Code, Kind, Transaction
 from torchroom.ledger.names import check_name
-from torchroom.ledger.posting import check, transfer, wallet_of_user
-from torchroom.ledger.purses import check_earmark, check_in_future, negated, take
+from torchroom.ledger.posting import gather, transfer, wallet_of_user
+from torchroom.ledger.purses import check_earmark, check_in_future, take
 from torchroom.ledger.tables import NEVER, accounts
 
 LAPSED_AT_ONCE = 500
@@ -150,17 +144,17 @@ class Grants:
             known = await find(conn, key, code=Code.TAKE_BACK, request=request)
             if known:
                 return known
-            legs = negated(take(found, amount, at, who=user))
-            order = Transaction(
+            taken = gather(
+                Code.TAKE_BACK,
+                take(found, amount, at, who=user),
+                target=ISSUED,
                 key=key,
-                code=Code.TAKE_BACK,
                 at=at,
-                postings=(*legs, Posting(ISSUED, amount)),
                 request=request,
                 actor=actor,
                 note=note,
             )
-            return (await record(conn, [check(order)]))[0]
+            return (await record(conn, [taken]))[0]
 
         return await self._db.run(work)
 

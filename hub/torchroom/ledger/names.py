@@ -7,6 +7,7 @@ from torchroom.ledger.errors import BadInput
 NAME_MAX = 255
 NOTE_MAX = 500
 KEY_MAX = 200
+ACTOR_MAX = NAME_MAX + len("service ")
 SHOWN = 40
 # C0, DEL, C1, line and paragraph separators, and halves of surrogate pairs, which no
 # database stores.
@@ -40,17 +41,27 @@ def check_name(text: str, what: str) -> str:
     return text
 
 
-def check_note(text: str, what: str = "A note") -> str:
+def check_note(text: str, what: str = "A note", *, most: int = NOTE_MAX) -> str:
     """Return a sentence for people, unchanged; it may be empty.
 
     Raises:
-        BadInput: Over 500 characters, or with a control character such as a line break.
+        BadInput: Over so many characters, or with a control character such as a line
+            break.
     """
-    if len(text) > NOTE_MAX:
-        raise BadInput(f"{what} has at most {NOTE_MAX} characters, not {len(text)}.")
+    if len(text) > most:
+        raise BadInput(f"{what} has at most {most} characters, not {len(text)}.")
     if _CONTROL.search(text):
         raise BadInput(f"{what} must be one line without control characters.")
     return text
+
+
+def check_actor(text: str) -> str:
+    """Return who asked, unchanged: a user's name, "service NAME", or whoever else.
+
+    Raises:
+        BadInput: Over 263 characters, or with a control character.
+    """
+    return check_note(text, "An actor", most=ACTOR_MAX)
 
 
 def check_key(text: str) -> str:

@@ -22,7 +22,7 @@ from torchroom.ledger.model import (
     Posting,
     Transaction,
 )
-from torchroom.ledger.names import check_key, check_name, check_note
+from torchroom.ledger.names import check_actor, check_key, check_name, check_note
 
 _USER = frozenset({Kind.USER})
 _COURSE = frozenset({Kind.COURSE})
@@ -103,7 +103,7 @@ def transfer(
     target: Account,
     **order: Unpack[Order],
 ) -> Transaction:
-    """Return a move between two accounts: every code but those below.
+    """Return a move from one account to one other.
 
     Raises:
         BadInput: An amount, a name, a key or a note cannot be used.
@@ -114,11 +114,26 @@ def transfer(
     return check(Transaction(code=code, postings=legs, **order))
 
 
+def gather(
+    code: Code, parts: Sequence[Posting], *, target: Account, **order: Unpack[Order]
+) -> Transaction:
+    """Return a move of parts: wallets -> one account. Raises as `transfer`."""
+    given = tuple(Posting(part.account, -part.amount) for part in _checked(parts))
+    legs = (*given, Posting(target, _sum(parts)))
+    return check(Transaction(code=code, postings=legs, **order))
+
+
+def spread(
+    code: Code, parts: Sequence[Posting], *, source: Account, **order: Unpack[Order]
+) -> Transaction:
+    """Return a move of parts: one account -> wallets. Raises as `transfer`."""
+    legs = (Posting(source, -_sum(parts)), *_checked(parts))
+    return check(Transaction(code=code, postings=legs, **order))
+
+
 def hold(parts: Sequence[Posting], **order: Unpack[Order]) -> Transaction:
     """Return the reservation of parts: wallets -> HOLDS."""
-    legs = [Posting(part.account, -part.amount) for part in _checked(parts)]
-    legs.append(Posting(HOLDS, _sum(parts)))
-    return check(Transaction(code=Code.HOLD, postings=tuple(legs), **order))
+    return gather(Code.HOLD, parts, target=HOLDS, **order)
 
 
 def settle(used: int, rest: Sequence[Posting], **order: Unpack[Order]) -> Transaction:
@@ -137,27 +152,22 @@ def release(
     code: Code, parts: Sequence[Posting], **order: Unpack[Order]
 ) -> Transaction:
     """Return the end of a hold of which nothing was used: VOID or EXPIRE."""
-    legs = (Posting(HOLDS, -_sum(parts)), *_checked(parts))
-    return check(Transaction(code=code, postings=legs, **order))
+    return spread(code, parts, source=HOLDS, **order)
 
 
 def refund(parts: Sequence[Posting], **order: Unpack[Order]) -> Transaction:
     """Return what gives charged tokens back: REVENUE -> wallets."""
-    legs = (Posting(REVENUE, -_sum(parts)), *_checked(parts))
-    return check(Transaction(code=Code.REFUND, postings=legs, **order))
+    return spread(Code.REFUND, parts, source=REVENUE, **order)
 
 
 def fee(parts: Sequence[Posting], **order: Unpack[Order]) -> Transaction:
     """Return what is paid at once, for no lease: wallets -> REVENUE."""
-    legs = [Posting(part.account, -part.amount) for part in _checked(parts)]
-    legs.append(Posting(REVENUE, _sum(parts)))
-    return check(Transaction(code=Code.FEE, postings=tuple(legs), **order))
+    return gather(Code.FEE, parts, target=REVENUE, **order)
 
 
 def fee_back(parts: Sequence[Posting], **order: Unpack[Order]) -> Transaction:
     """Return what gives a fee back: REVENUE -> wallets."""
-    legs = (Posting(REVENUE, -_sum(parts)), *_checked(parts))
-    return check(Transaction(code=Code.FEE_BACK, postings=legs, **order))
+    return spread(Code.FEE_BACK, parts, source=REVENUE, **order)
 
 
 def waive(amount: int, **order: Unpack[Order]) -> Transaction:
@@ -174,7 +184,7 @@ def check(transaction: Transaction) -> Transaction:
     """
     check_key(transaction.key)
     check_note(transaction.note)
-    check_note(transaction.actor, "An actor")
+    check_actor(transaction.actor)
     check_balanced(transaction.postings)
     sources, targets = SHAPES[transaction.code]
     for posting in transaction.postings:

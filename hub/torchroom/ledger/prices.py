@@ -12,7 +12,7 @@ from torchroom.ledger.amounts import parse_tokens
 from torchroom.ledger.database import Database, micros, moment
 from torchroom.ledger.errors import BadInput
 from torchroom.ledger.model import Price
-from torchroom.ledger.names import NAME_MAX, check_note
+from torchroom.ledger.names import NAME_MAX, check_actor, check_note
 from torchroom.ledger.pricing import check_price
 from torchroom.ledger.tables import prices
 
@@ -63,7 +63,7 @@ class Prices:
         Raises:
             BadInput: Something cannot be used, or it would change the past.
         """
-        check_note(actor, "An actor")
+        check_actor(actor)
         start = valid_from or at
         price = Price(check_price_key(key), _checked(per_hour), start, actor)
 

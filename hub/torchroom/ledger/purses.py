@@ -1,21 +1,19 @@
 """Taking from the accounts of one owner, and which accounts tokens may be given to."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from torchroom.ledger.amounts import text_of
 from torchroom.ledger.database import micros
-from torchroom.ledger.drawing import consume
+from torchroom.ledger.drawing import LAST, consume
 from torchroom.ledger.errors import BadInput, NotEnough, NotFound
 from torchroom.ledger.journal import Balance
 from torchroom.ledger.model import Posting
 from torchroom.ledger.names import check_name
 from torchroom.ledger.tables import NEVER, courses
-
-_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def take(
@@ -27,7 +25,7 @@ def take(
         NotEnough: What is available at this moment does not suffice.
     """
     usable = [each for each in found if each.amount > 0 and is_usable(each, at)]
-    usable.sort(key=lambda each: each.account.expires_at or _LAST)
+    usable.sort(key=lambda each: each.account.expires_at or LAST)
     available = sum(each.amount for each in usable)
     if available < amount:
         raise NotEnough(
@@ -42,11 +40,6 @@ def is_usable(balance: Balance, at: datetime) -> bool:
     """Return whether the tokens of an account are not expired at a moment."""
     expires_at = balance.account.expires_at
     return expires_at is None or expires_at > at
-
-
-def negated(parts: Sequence[Posting]) -> tuple[Posting, ...]:
-    """Return the postings that take these parts."""
-    return tuple(Posting(part.account, -part.amount) for part in parts)
 
 
 def check_in_future(expires_at: datetime | None, at: datetime) -> None:

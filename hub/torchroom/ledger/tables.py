@@ -3,7 +3,8 @@
 Times are microseconds since 1970 in UTC and their columns end in `_at` (or are `at`);
 0 is never. Amounts are microtokens. Rows are only ever added, except: `balance` and
 `n_postings` of accounts, `amount` of draws (caches that the audit checks), leases,
-courses, the ends of allowances and vouchers, and old tries.
+courses, the ends of allowances and vouchers, prices that are not valid yet, and old
+tries.
 """
 
 from sqlalchemy import (
@@ -21,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from torchroom.ledger.names import KEY_MAX, NAME_MAX, NOTE_MAX
+from torchroom.ledger.names import ACTOR_MAX, KEY_MAX, NAME_MAX, NOTE_MAX
 
 NEVER = 0
 """In a column of times."""
@@ -29,7 +30,6 @@ NEVER = 0
 CODE_MAX = 16
 ID_MAX = 64
 DIGEST_MAX = 64  # SHA-256 in hexadecimal digits
-ACTOR_MAX = NAME_MAX + len("service ")
 
 # SQLite gives out ids only to a primary key that is spelled INTEGER.
 _Id = BigInteger().with_variant(Integer(), "sqlite")

@@ -23,7 +23,7 @@ from torchroom.ledger.errors import BadInput, LedgerError, NotFound, VoucherRefu
 from torchroom.ledger.journal import find, record
 from torchroom.ledger.keys import asked_key, request_of
 from torchroom.ledger.model import ISSUED, Code
-from torchroom.ledger.names import check_name, check_note
+from torchroom.ledger.names import check_actor, check_name, check_note
 from torchroom.ledger.posting import transfer, wallet_of_user
 from torchroom.ledger.purses import check_earmark, check_in_future
 from torchroom.ledger.tables import NEVER, redemptions
@@ -154,7 +154,7 @@ class Vouchers:
             "expires_at": micros(expires_at),
             "tokens_expire_at": micros(tokens_expire_at),
             "note": check_note(note),
-            "actor": check_note(actor, "An actor"),
+            "actor": check_actor(actor),
             "created_at": micros(at),
         }
         made = [
