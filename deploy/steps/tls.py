@@ -34,6 +34,7 @@ _WARN_DAYS = 14
 _DAY_S = 24 * 3600
 _SECONDS = {"files": 20, "acme": 90}
 _NOBODY = "1000:1000"  # the image's user
+_OTHER_KEY = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}  # of its kind, or not
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,25 @@ def check(certificate: Path, key: Path, where: public.Public) -> None:
     if where.subdomains:
         names.append(f"user.{where.host}")
     server = _server(certificate, key)
+    # The certificate itself is what is trusted: all but who signed it is looked at.
+    client = ssl.create_default_context(cafile=certificate)
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     for name in names:
-        seconds_left = _greet(server, certificate, name)
+        try:
+            seconds_left = _greet(client, server, name)
+        except ssl.SSLError as error:
+            raise Failure(
+                f"browsers will not take the certificate for {name}: {_why(error)}",
+                f"set {public.CERTIFICATE} to a valid one for this name"
+                " (docs/https.md).",
+            ) from None
     if seconds_left < _WARN_DAYS * _DAY_S:
         say(f"    the certificate ends in {seconds_left / _DAY_S:.1f} days: renew it")
+    if not _has_chain(certificate) and not _is_known(server, where.host):
+        say(
+            "    the certificate comes without its chain, and this machine does not"
+            f" know who signed it: append the chain to {certificate}"
+        )
 
 
 def wait(command: list[str], settings: Settings, site: Site) -> str:
@@ -159,12 +175,16 @@ def _server(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in _OTHER_KEY:
             what = f"the key {key} does not fit the certificate {certificate}"
+        elif error.reason:
+            what = f"{certificate} cannot be used: {_why(error)}"
         else:
             what = f"{certificate} and {key} are no certificate and its key in PEM form"
         raise Failure(
-            what, f"set {public.CERTIFICATE} and {public.KEY} to two that fit."
+            what,
+            f"set {public.CERTIFICATE} and {public.KEY} to two that fit; in its file"
+            " the certificate comes first, then its chain.",
         ) from None
     return context
 
@@ -176,32 +196,45 @@ def _no_passphrase() -> str:
     )
 
 
-def _greet(server: ssl.SSLContext, certificate: Path, name: str) -> float:
+def _has_chain(certificate: Path) -> bool:
+    return certificate.read_bytes().count(b"-----BEGIN CERTIFICATE-----") > 1
+
+
+def _is_known(server: ssl.SSLContext, name: str) -> bool:
+    """Whether this machine trusts who signed the certificate."""
+    try:
+        _greet(ssl.create_default_context(), server, name)
+    except ssl.SSLError:
+        return False
+    return True
+
+
+def _greet(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> float:
     """Let a browser's library look at the certificate; return its seconds left.
 
-    The two talk in memory. The certificate itself is what the library trusts, so it
-    looks at everything but who signed it.
+    The two talk in memory.
+
+    Raises:
+        ssl.SSLError: The client does not take it.
     """
-    client = ssl.create_default_context(cafile=certificate)
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     one = client.wrap_bio(to_client, to_server, server_hostname=name)
     other = server.wrap_bio(to_server, to_client, server_side=True)
-    try:
-        for _ in range(4):  # hello, hello, finished, finished
-            for side in (one, other):
-                try:
-                    side.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
-    except ssl.SSLCertVerificationError as error:
-        raise Failure(
-            f"browsers will not take the certificate for {name}:"
-            f" {error.verify_message.rstrip('.')}",
-            f"set {public.CERTIFICATE} to a valid one for this name (docs/https.md).",
-        ) from None
+    for _ in range(4):  # hello, hello, finished, finished
+        for side in (one, other):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
     ends = (one.getpeercert() or {}).get("notAfter", "")
     return ssl.cert_time_to_seconds(str(ends)) - time.time()
+
+
+def _why(error: ssl.SSLError) -> str:
+    """What the library says, without its own names and numbers."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.rstrip(".")
+    return str(error.reason).replace("_", " ").lower()
 
 
 def _reader(key: Path) -> str:

@@ -1,17 +1,20 @@
 """A certificate that browsers would not take is found before anything starts."""
 
 import stat
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from steps import tls
 from testbed.certificates import DAY, Authority
 from toolbox.console import Failure
 from torchroom import public
 
 HOST = "hub.school.edu"
+PEM = serialization.Encoding.PEM
 
 
 def read(
@@ -37,11 +40,45 @@ def refusal(files: tuple[Path, Path], **more: str) -> str:
     return raised.value.what
 
 
+@pytest.fixture
+def known(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine trusts the tests' authority."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+
+
+def self_signed(
+    folder: Path, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+) -> tuple[Path, Path]:
+    """The files of a certificate for the hub with this key."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - DAY)
+        .not_valid_after(now + 30 * DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), False)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "odd.pem", folder / "odd.key"
+    files[0].write_bytes(certificate.public_bytes(PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+@pytest.mark.usefixtures("known")
 def test_a_good_one_is_taken(
     authority: Authority, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For a name, for names below it, for an address; nothing is said about it."""
     read(authority.issue(HOST))
+    read(authority.issue("*.school.edu"))
     read(authority.issue(HOST, f"*.{HOST}"), subdomains="1")
     read(authority.issue("10.0.0.5"), url="https://10.0.0.5:8443")
     assert capsys.readouterr().out == ""
@@ -53,6 +90,19 @@ def test_one_that_ends_soon_is_taken_and_told(
     """There is time to renew it."""
     read(authority.issue(HOST, ends=3 * DAY + timedelta(hours=1)))
     assert "ends in 3.0 days" in capsys.readouterr().out
+
+
+def test_one_without_its_chain_is_taken_and_told(
+    authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Browsers may find the rest by themselves; other programs do not."""
+    certificate, key = authority.issue(HOST)
+    read((certificate, key))
+    assert "without its chain" in capsys.readouterr().out
+    with certificate.open("ab") as file:
+        file.write(authority.certificate.read_bytes())
+    read((certificate, key))
+    assert capsys.readouterr().out == ""
 
 
 def test_one_out_of_time_is_refused(authority: Authority) -> None:
@@ -68,11 +118,33 @@ def test_one_for_another_name_is_refused(authority: Authority) -> None:
     assert "10.0.0.5" in refusal(authority.issue(HOST), url="https://10.0.0.5")
 
 
-def test_a_key_that_does_not_fit_is_refused(authority: Authority) -> None:
-    """The two are of each other or of no use."""
+def test_a_key_that_does_not_fit_is_refused(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """The two are of each other or of no use; also where the kinds differ."""
     certificate, _ = authority.issue(HOST)
     _, key = authority.issue(HOST)
     assert "does not fit" in refusal((certificate, key))
+    _, other = self_signed(tmp_path, rsa.generate_private_key(65537, 2048))
+    assert "does not fit" in refusal((certificate, other))
+
+
+def test_the_certificate_itself_comes_first(authority: Authority) -> None:
+    """A chain in the other order looks like a key of another certificate."""
+    certificate, key = authority.issue(HOST)
+    chain = authority.certificate.read_bytes()
+    certificate.write_bytes(chain + certificate.read_bytes())
+    with pytest.raises(Failure, match="does not fit") as raised:
+        read((certificate, key))
+    assert "comes first" in raised.value.todo
+
+
+def test_a_key_that_browsers_refuse_is_refused(tmp_path: Path) -> None:
+    """Too weak, or of a kind that none of them knows."""
+    weak = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is the point
+    assert "key too small" in refusal(self_signed(tmp_path, weak))
+    odd = ec.generate_private_key(ec.SECP256K1())
+    assert f"not take the certificate for {HOST}" in refusal(self_signed(tmp_path, odd))
 
 
 def test_a_key_with_a_passphrase_is_refused(

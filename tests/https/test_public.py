@@ -38,6 +38,7 @@ def test_without_a_word_it_is_this_machine() -> None:
         (f"{HUB}/", HUB),
         ("https://Hub.School.EDU:443", HUB),
         (f"{HUB}:8443", f"{HUB}:8443"),
+        ("https://xn--hb-hka.edu", "https://xn--hb-hka.edu"),
         ("https://[2001:db8::1]", "https://[2001:db8::1]"),
         ("http://localhost:8000/", "http://localhost:8000"),
     ],

@@ -26,6 +26,11 @@ CONSOLE = f"https://torchroom--service.{HOST}:{HTTPS_PORT}/services/torchroom/"
 READY_MS = 90_000
 FETCH = """url => fetch(url, {credentials: "include"})
     .then(answer => answer.type, error => String(error))"""
+SOCKET = """url => new Promise(done => {
+    const socket = new WebSocket(url);
+    socket.onopen = () => done("open");
+    socket.onerror = () => done("refused");
+})"""
 FORM = """url => {
     const form = document.createElement("form");
     Object.assign(form, {method: "post", action: url});
@@ -91,6 +96,17 @@ def log_in(profile: BrowserContext, deployment: Deployment, user: str) -> Page:
     return page
 
 
+def eves_page(profile: BrowserContext) -> Page:
+    """A page on eve's host, in the browser of somebody who was led there."""
+    profile.route(
+        f"{at('eve')}/trap",
+        lambda route: route.fulfill(content_type="text/html", body="<p>Look!</p>"),
+    )
+    page = profile.new_page()
+    page.goto(f"{at('eve')}/trap")
+    return page
+
+
 def test_up_says_the_address_and_opens_no_other(
     mine: Deployment, authority: Authority
 ) -> None:
@@ -122,7 +138,11 @@ def test_up_says_the_address_and_opens_no_other(
 def test_a_server_has_a_host_of_its_own(
     mine: Deployment, profile: BrowserContext
 ) -> None:
-    """JupyterLab works there; its cookies and the hub's cannot be planted."""
+    """JupyterLab works there; its cookies and the hub's cannot be planted.
+
+    Browsers let any page open a socket anywhere, and send the cookies of the same site
+    along: the server itself looks where the page comes from.
+    """
     page = log_in(profile, mine, "alice")
     choose(page, "cpu")
     page.wait_for_url(f"{at('alice')}/user/alice/lab/tree/**", timeout=READY_MS)
@@ -138,6 +158,9 @@ def test_a_server_has_a_host_of_its_own(
         assert kept["httpOnly"], kept
         assert kept["sameSite"] == "Lax", kept
     assert not {"jupyterhub-hub-login", "jupyterhub-user-alice"} & set(cookies)
+    events = f"wss://alice.{HOST}:{HTTPS_PORT}/user/alice/api/events/subscribe"
+    assert page.evaluate(SOCKET, events) == "open"
+    assert eves_page(profile).evaluate(SOCKET, events) == "refused"
 
 
 def test_a_page_of_another_user_reaches_nothing(
@@ -145,12 +168,7 @@ def test_a_page_of_another_user_reaches_nothing(
 ) -> None:
     """A script on eve's host, in amy's browser, while amy is signed in."""
     log_in(profile, mine, "amy")
-    profile.route(
-        f"{at('eve')}/trap",
-        lambda route: route.fulfill(content_type="text/html", body="<p>Look!</p>"),
-    )
-    page = profile.new_page()
-    page.goto(f"{at('eve')}/trap")
+    page = eves_page(profile)
     assert page.evaluate("document.cookie") == ""
     for url in (f"{AT}/hub/token", f"{AT}/hub/api/user", f"{at('amy')}/user/amy/"):
         told = page.evaluate(FETCH, url)

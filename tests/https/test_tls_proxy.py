@@ -85,10 +85,20 @@ async def test_browsers_are_told_to_stay_with_https(
     http: aiohttp.ClientSession, behind: Behind
 ) -> None:
     """For a year; an answer of a user's server cannot take it back."""
-    for path in ("/hub/login", "/weak"):
+    for path in ("/hub/login", "/sly"):
         async with http.get(AT + path) as answer:
             assert answer.headers.getall("Strict-Transport-Security") == [A_YEAR]
             assert "Server" not in answer.headers
+
+
+async def test_no_server_speaks_for_the_whole_host(
+    http: aiohttp.ClientSession, behind: Behind
+) -> None:
+    """What would outlast its page, or reach the pages of others, is taken out."""
+    async with http.get(f"{AT}/sly") as answer:
+        assert answer.headers["X-Mine"] == "kept"
+        for name in ("Service-Worker-Allowed", "Clear-Site-Data", "NEL", "Report-To"):
+            assert name not in answer.headers
 
 
 async def test_forged_headers_do_not_get_through(

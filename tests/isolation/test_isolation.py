@@ -2,10 +2,12 @@
 
 import ipaddress
 import json
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import docker
 import pytest
@@ -25,6 +27,14 @@ PORTS = (isolation.WEB, isolation.LICENCE_PORT)
 ALLOWED = f"{isolation.LICENCES}:{isolation.LICENCE_PORT}"
 MENDED_WITHIN_S = 15
 FORWARD = ("iptables", "-w", "-I", "FORWARD", "1")
+CLOSED = ("neighbour", "stranger", "database", *isolation.METADATA)
+BLANK = """\
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+COMMIT
+"""
 
 
 @dataclass
@@ -166,6 +176,32 @@ def test_udp_reaches_the_internet_and_nothing_else(room: Room) -> None:
     reaches = {key for key in by_udp if answers[key] == "open"}
     assert len(by_udp) >= len(ANSWERS_UDP)
     assert reaches == {f"udp {isolation.INTERNET}"}
+
+
+PING = """
+import socket, struct, sys
+for host in sys.argv[1:]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as s:
+        s.settimeout(4)
+        try:
+            s.sendto(struct.pack("!BBHHH", 8, 0, 0, 0, 1), (host, 0))
+            s.recv(100)
+            print("answers")
+        except OSError as error:
+            print(error)
+"""
+
+
+def test_a_ping_reaches_the_internet_and_nothing_else(room: Room) -> None:
+    """What is closed is closed for every protocol."""
+    names = ("hub-api", "proxy", "neighbour", "database", "gateway", "stranger")
+    hosts = [room.targets[name][0] for name in names] + [isolation.LAN]
+    ping = ["python3", "-c", PING, *hosts, isolation.INTERNET]
+    _, printed = room.student.execute(*ping)
+    *closed, internet = printed.splitlines()
+    assert internet == "answers"
+    assert len(closed) == len(hosts)
+    assert "answers" not in closed
 
 
 def test_names_of_the_outside_resolve_only_what_they_must(room: Room) -> None:
@@ -368,9 +404,47 @@ def in_front() -> str:
     return next((rule for rule in found if rule.startswith("-A ")), "")
 
 
+HOLD = """
+import os, pathlib, socket, sys
+told, go = pathlib.Path(sys.argv[1]), sys.argv[2]
+os.mkfifo(go)
+with socket.create_connection((sys.argv[3], int(sys.argv[4])), timeout=4) as held:
+    told.write_text("connected")
+    open(go).read()
+    try:
+        held.sendall(b"GET /api HTTP/1.0\\r\\n\\r\\n")
+        told.write_text("answered" if held.recv(100) else "ended")
+    except OSError as error:
+        told.write_text(repr(error))
+"""
+
+
+def hold(asker: Container, target: tuple[str, int]) -> Callable[[], str]:
+    """Connect now; what is returned asks over it later and says what came back."""
+    told, go = f"/tmp/{uuid4().hex}", f"/tmp/{uuid4().hex}"
+    where = [target[0], str(target[1])]
+    asker.exec_run(["python3", "-c", HOLD, told, go, *where], detach=True)
+
+    def said() -> str:
+        return execute(asker, ["sh", "-c", f"cat {told} || true"])[1]
+
+    def ask() -> str:
+        execute(asker, ["sh", "-c", f": >{go}"])
+        wait_until(
+            lambda: said() not in {"", "connected"}, what="an answer", within_s=20
+        )
+        return said()
+
+    wait_until(lambda: said() == "connected", what="a connection", within_s=20)
+    return ask
+
+
 @pytest.mark.parametrize("before", ["-j ACCEPT", ""])
 def test_what_passes_before_dockers_chain_is_noticed(room: Room, before: str) -> None:
-    """A rule put in front, or FORWARD flushed: else servers would reach each other."""
+    """A rule put in front, or FORWARD flushed: else servers would reach each other.
+
+    What they began meanwhile does not go on.
+    """
     saved = run("iptables-save", "-t", "filter")
     policy = run("iptables", "-w", "-S", "FORWARD").splitlines()[0].split()[-1]
     firewall = room.deployment.service("firewall")
@@ -383,15 +457,18 @@ def test_what_passes_before_dockers_chain_is_noticed(room: Room, before: str) ->
             run("iptables", "-w", "-P", "FORWARD", "ACCEPT")
         hurt = reached(room.student.container(), room.targets)
         assert hurt["neighbour"] == "open"  # it matters
+        wrong = hold(room.student.container(), room.targets["neighbour"])
+        right = hold(room.deployment.service("hub"), room.targets["neighbour"])
         firewall.start()
         wait_until(
             lambda: in_front() == "-A FORWARD -j DOCKER-USER",
             what="Docker's chain leads again",
             within_s=MENDED_WITHIN_S,
         )
+        assert right() == "answered"
+        assert wrong() != "answered"
         answers = reached(room.student.container(), room.targets)
-        closed = ("neighbour", "stranger", "database", *isolation.METADATA)
-        assert "open" not in {answers[target] for target in closed}
+        assert "open" not in {answers[target] for target in CLOSED}
         assert answers["hub-api"] == "open"
     finally:
         firewall.start()
@@ -415,12 +492,43 @@ def test_a_running_firewall_keeps_dockers_chain_in_front(room: Room) -> None:
         run("iptables", "-w", "-D", "FORWARD", "-i", "lo", "-j", "ACCEPT")
 
 
-def test_a_path_that_says_nothing_is_no_fault_of_the_proxys(room: Room) -> None:
-    """It answers 400, and its log shows no stack trace."""
-    found = requests.get(f"{room.deployment.url}/%ff", timeout=20)
-    assert found.status_code == 400
+def test_where_dockers_own_rules_are_gone_ours_decide(room: Room) -> None:
+    """As after `nft flush ruleset`, until somebody restarts Docker."""
+    before = jumps(room.deployment)
+    saved = run("iptables-save", "-t", "filter")
+    subprocess.run(["iptables-restore"], input=BLANK, text=True, check=True)
+    try:
+        wait_until(
+            lambda: in_front() == "-A FORWARD -j DOCKER-USER",
+            what="Docker's chain leads again",
+            within_s=MENDED_WITHIN_S,
+        )
+        assert jumps(room.deployment) == before
+        answers = reached(room.student.container(), room.targets)
+        assert "open" not in {answers[target] for target in CLOSED}
+        assert answers["hub-api"] == "open"
+    finally:
+        subprocess.run(["iptables-restore"], input=saved, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("%ff", 400),
+        ("constructor", 302),  # like any other: to the hub
+        ("__proto__/x", 302),
+        ("user/constructor/", 302),
+    ],
+)
+def test_an_odd_path_is_no_fault_of_the_proxys(
+    room: Room, path: str, status: int
+) -> None:
+    """Its log shows no stack trace."""
+    url = f"{room.deployment.url}/{path}"
+    found = requests.get(url, timeout=20, allow_redirects=False)
+    assert found.status_code == status
     logs = room.deployment.service("proxy").logs()
-    assert b"URIError" not in logs
+    assert b"Error:" not in logs
 
 
 def test_a_kernel_that_filters_no_bridges_is_noticed(room: Room) -> None:

@@ -190,7 +190,7 @@ class Behind:
         app = web.Application(client_max_size=0)
         app.router.add_get("/events", self._events)
         app.router.add_get("/socket", self._socket)
-        app.router.add_get("/weak", self._weak)
+        app.router.add_get("/sly", self._sly)
         app.router.add_route("*", "/{tail:.*}", self._echo)
         runner = web.AppRunner(app)
         self._loop.run_until_complete(runner.setup())
@@ -225,6 +225,16 @@ class Behind:
             await answer.send_str(f"{message.data} {request.headers['X-Scheme']}")
         return answer
 
-    async def _weak(self, _request: web.Request) -> web.Response:
-        weak = {"Strict-Transport-Security": "max-age=0", "Server": "what is it to you"}
-        return web.Response(headers=weak)
+    async def _sly(self, _request: web.Request) -> web.Response:
+        """What a user's server might say to browsers about the whole host."""
+        return web.Response(
+            headers={
+                "Strict-Transport-Security": "max-age=0",
+                "Server": "what is it to you",
+                "Service-Worker-Allowed": "/",
+                "Clear-Site-Data": '"*"',
+                "NEL": '{"report_to": "eve", "max_age": 31536000}',
+                "Report-To": '{"group": "eve", "max_age": 31536000, "endpoints": []}',
+                "X-Mine": "kept",
+            }
+        )

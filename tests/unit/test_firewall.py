@@ -137,6 +137,13 @@ def test_the_host_and_whoever_comes_from_elsewhere_end_at_a_refusal() -> None:
     assert chain("IN") == [f"{rules.REPLIES} -j RETURN", "-j DROP"]  # the proxy, too
 
 
+def test_only_answers_pass_as_answers() -> None:
+    """Not the further words of who began: what began while a rule was missing ends."""
+    known = [x for end in ("OUT", "IN", "HOST") for x in chain(end) if "--ctstate" in x]
+    assert known
+    assert all("--ctdir REPLY" in rule for rule in known)
+
+
 def test_addresses_that_only_documentation_uses_are_no_internet() -> None:
     for network in ("192.0.2", "198.51.100", "203.0.113", "192.88.99"):
         assert f"-d {network}.0/24 {rules.REFUSED}" in chain("OUT")
@@ -166,6 +173,8 @@ def restore(saved: str, text: str) -> str:
     for line in text.splitlines()[1:-1]:
         word, _, rule = line.partition(" ")
         target = rule.split(" ")[0]
+        if word in {"-A", "-I"}:
+            assert any(x.startswith(f":{target} ") for x in lines), f"no chain {target}"
         if line.startswith(":"):
             lines = [x for x in lines if not x.startswith(f"-A {line[1:].split()[0]} ")]
             if not any(x.startswith(word) for x in lines):
@@ -233,6 +242,15 @@ def test_docker_leads_into_our_chains_or_nothing_is_in_place(forward: str) -> No
     assert "-A FORWARD -j DOCKER-USER" in removed  # it is Docker's own
 
 
+def test_where_everything_was_flushed_dockers_chain_is_made_again() -> None:
+    """Else the servers that run would be open until somebody restarts Docker."""
+    table = made()[0]
+    flushed = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
+    assert rules.placed(table, flushed) is None
+    mended = restore(flushed, rules.placing(table, flushed))
+    assert rules.placed(table, mended) is not None
+
+
 def test_dockers_rules_are_known_when_the_jump_to_them_was_flushed() -> None:
     """But those with the jump are taken first: others may be left from earlier."""
     flushed = DOCKER.replace("-A FORWARD -j DOCKER-USER\n", "")
@@ -255,6 +273,17 @@ def test_name_servers_are_those_that_docker_asks(tmp_path: Path) -> None:
     file.write_text(
         "# x\nnameserver 10.0.0.53\nnameserver 127.0.0.53\nnameserver fd::1"
     )
+    assert kernel.resolvers(file) == [RESOLVER]
+
+
+@pytest.mark.parametrize(
+    "odd", [b"", b"10.0.0", b"10.0.0.053", b"ns.school.edu # \xe9"]
+)
+def test_a_name_server_that_is_no_address_is_passed_over(
+    tmp_path: Path, odd: bytes
+) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_bytes(b"nameserver %b\nnameserver 10.0.0.53\n" % odd)
     assert kernel.resolvers(file) == [RESOLVER]
 
 

@@ -126,9 +126,9 @@ def resolvers(file: Path = RESOLV_CONF) -> list[IPv4Address]:
     A container in the host's network gets the very list that Docker uses for others.
     Those on the loopback it asks from the host, so no rule is needed for them.
     """
-    rows = (line.split() for line in file.read_text().splitlines())
+    rows = (line.split() for line in file.read_text(errors="replace").splitlines())
     named = [row[1] for row in rows if row[:1] == ["nameserver"] and len(row) > 1]
-    found = [IPv4Address(name) for name in named if ":" not in name]
+    found = filter(None, map(_ipv4, named))
     return [address for address in found if not address.is_loopback]
 
 
@@ -136,6 +136,13 @@ def has_ports(bridge: str) -> bool:
     """Return whether any container is attached to a bridge."""
     folder = INTERFACES / bridge / "brif"
     return folder.is_dir() and any(folder.iterdir())
+
+
+def _ipv4(text: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        return None
 
 
 def _check_bridges() -> None:

@@ -5,8 +5,9 @@ too), IN for what comes into it from elsewhere, HOST for what is meant for the h
 itself, NAT for the way out. Built-in chains get one jump to each, in front. A rule that
 RETURNs leaves the decision to Docker's own rules and to the host's.
 
-OUT and IN are entered from DOCKER-USER. The jump to that chain is Docker's, but without
-it, or with a rule before it, nothing of ours decides: it must lead, and is put back.
+OUT and IN are entered from DOCKER-USER. That chain and the jump to it are Docker's, but
+without them, or with a rule before the jump, nothing of ours decides: it must lead, and
+both are put back.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,8 @@ from torchroom.firewall.settings import Allowed, Settings
 OURS = "TORCHROOM-"
 DOCKER = "DOCKER-USER"
 REFUSED = "-j REJECT --reject-with icmp-admin-prohibited"
-REPLIES = "-m conntrack --ctstate RELATED,ESTABLISHED"
+# By direction, too: what a server began while a rule was missing does not go on.
+REPLIES = "-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY"
 
 METADATA = (
     "169.254.0.0/16",  # AWS, Azure, Google, OpenStack, Oracle, and all of link-local
@@ -197,7 +199,10 @@ def placing(table: Table, saved: str) -> str:
         table: See there.
         saved: What iptables-save printed; jumps that are there already are moved.
     """
-    lines = [f":{chain} - [0:0]" for chain in table.chains]  # made, or emptied
+    theirs = [jump.target for jump in table.jumps if not jump.is_ours]
+    gone = [chain for chain in theirs if not _is_there(table, chain, saved)]
+    # Made; ours are emptied if they are there.
+    lines = [f":{chain} - [0:0]" for chain in (*gone, *table.chains)]
     lines += [
         f"-A {name} {rule}" for name, rules in table.chains.items() for rule in rules
     ]
@@ -208,7 +213,7 @@ def placing(table: Table, saved: str) -> str:
 
 def removing(table: Table, saved: str) -> str:
     """Return what iptables-restore needs to take a table's rules away."""
-    there = [chain for chain in table.chains if f":{chain} " in _section(table, saved)]
+    there = [chain for chain in table.chains if _is_there(table, chain, saved)]
     lines = [f":{chain} - [0:0]" for chain in there]
     lines += _without(table, [jump for jump in table.jumps if jump.is_ours], saved)
     lines += [f"-X {chain}" for chain in there]
@@ -241,6 +246,10 @@ def _leads(wanted: str, rules: Sequence[str]) -> bool:
 def _without(table: Table, jumps: Iterable[Jump], saved: str) -> list[str]:
     wanted = {(jump.chain, str(jump)) for jump in jumps}
     return [f"-D {c} {rule}" for c, rule in _rules(table, saved) if (c, rule) in wanted]
+
+
+def _is_there(table: Table, chain: str, saved: str) -> bool:
+    return f":{chain} " in _section(table, saved)
 
 
 def _rules(table: Table, saved: str) -> list[tuple[str, str]]:
