@@ -12,7 +12,9 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -21,6 +23,7 @@ from playwright.sync_api import Browser, Page
 from testbed.browser import CHROMIUM, chromium, fresh_page
 from testbed.engine_proxy import EngineProxy
 from testbed.hub import Deployment, User, crowd
+from testbed.hub_process import HubProcess, MakeHub, hub_process
 from testbed.postgres import Postgres, why_no_postgres
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,6 +155,22 @@ def people(deployment: Deployment) -> Iterator[Callable[[str], User]]:
     """Makes users for one test; see `testbed.hub.crowd`."""
     with crowd(deployment) as make:
         yield make
+
+
+@pytest.fixture(scope="session")
+def make_hub(
+    engine: docker.DockerClient,
+    engine_socket: Path,
+    gpu_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> MakeHub:
+    """Makes hubs with GPUs of their own; see `testbed.hub_process.hub_process`."""
+
+    def make(name: str, **how: Any) -> AbstractContextManager[HubProcess]:
+        folder = tmp_path_factory.mktemp(name)
+        return hub_process(engine, engine_socket, gpu_dir, folder, name=name, **how)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ _BARE = re.compile(r"([0-9a-f]{64})")
 _POD = re.compile(r"pod[0-9a-f]{8}[-_]?[0-9a-f-]{4,}")
 _DELETED = " (deleted)"
 
-_UTIME, _STIME, _STARTTIME = 14, 15, 22  # field numbers of proc_pid_stat(5)
+_UTIME, _CSTIME, _STARTTIME = 14, 17, 22  # field numbers of proc_pid_stat(5)
 _FIRST_AFTER_NAME = 3
 
 
@@ -122,11 +122,12 @@ def parse_stat(text: str) -> tuple[str, int] | None:
 def parse_cpu_ticks(text: str) -> int | None:
     """Return the CPU time (in ticks) from /proc/<pid>/stat; None if unreadable.
 
-    Of all its threads, in user mode and in the kernel; not of its children.
+    Of all its threads, in user mode and in the kernel, and of its children that have
+    ended; not of those that live.
     """
     fields = text.rpartition(")")[2].split()
-    used = fields[_UTIME - _FIRST_AFTER_NAME : _STIME - _FIRST_AFTER_NAME + 1]
-    if len(used) <= _STIME - _UTIME or not all(field.isdecimal() for field in used):
+    used = fields[_UTIME - _FIRST_AFTER_NAME : _CSTIME - _FIRST_AFTER_NAME + 1]
+    if len(used) <= _CSTIME - _UTIME or not all(field.isdecimal() for field in used):
         return None
     return sum(map(int, used))
 

@@ -112,10 +112,13 @@ class Baselines:
 
     Kept in memory only: after a restart of the hub, and with it perhaps of the driver,
     it is learnt anew.
+
+    Attributes:
+        lowest: UUID -> the lowest memory seen, in bytes, of those seen idle.
     """
 
     def __init__(self) -> None:
-        self._lowest: dict[str, int] = {}
+        self.lowest: dict[str, int] = {}
 
     def learn(self, sweep: Sweep, leased: Set[str]) -> None:
         """Take note of a sweep.
@@ -129,8 +132,4 @@ class Baselines:
             used = sample.memory_used_bytes
             if uuid in leased or used is None or sample.processes != ():
                 continue
-            self._lowest[uuid] = min(used, self._lowest.get(uuid, used))
-
-    def get(self, uuid: str) -> int | None:
-        """Return the lowest memory seen, in bytes; None if it was never seen idle."""
-        return self._lowest.get(uuid)
+            self.lowest[uuid] = min(used, self.lowest.get(uuid, used))

@@ -4,8 +4,8 @@
 time since the one before, so a server is IDLE since the last reading that did not say
 so of all its slots. Whatever breaks the row begins it anew: a reading that says
 something else or nothing, a device that is lost, a restart of the hub, a step of the
-clock. A reading that failed only leaves a gap in it, if the gap is short and the energy
-counter, which runs on, shows that nothing happened.
+clock, a sleep of the machine. A reading that failed only leaves a gap in it, if the gap
+is short and the energy counter, which runs on, shows that nothing happened.
 
 Nothing is ended here: the steward decides. Of a server that nobody can judge for hours
 admins are told. `observe` is a pure function.
@@ -25,6 +25,8 @@ from gpuspawner.watchdog import Server
 
 LONGEST_INTERVALS = 3
 THRESHOLDS = Thresholds()
+STEP = timedelta(seconds=2)
+"""By which two clocks may differ between two readings: mean power is hardly wrong."""
 NOT_YET = "It has not been read since its server started."
 NOT_LATELY = "It has not been read for a while."
 FAILED = "The GPUs could not be read."
@@ -140,6 +142,7 @@ class Observed:
         records: Lease id and slot id -> what is remembered.
         doubts: Lease id -> since when nobody can judge it.
         alarmed: Ids of leases that an alarm was about.
+        steady_s: As `at`, by a clock that is never set, in seconds.
     """
 
     at: datetime | None = None
@@ -150,6 +153,7 @@ class Observed:
     records: Mapping[tuple[str, str], Record] = field(default_factory=dict)
     doubts: Mapping[str, Doubt] = field(default_factory=dict)
     alarmed: frozenset[str] = frozenset()
+    steady_s: float = 0.0
 
     def of(
         self, lease_id: str, now: datetime, longest: timedelta = THRESHOLDS.longest
@@ -171,6 +175,8 @@ def observe(
     cpu_s: Mapping[int, float | None],
     *,
     now: datetime,
+    steady_s: float,
+    unused_bytes: Mapping[str, int],
     held: Set[str] = frozenset(),
     is_hosts: bool = True,
     thresholds: Thresholds = THRESHOLDS,
@@ -184,6 +190,9 @@ def observe(
         identities: See Signals.
         cpu_s: See Signals.
         now: Aware UTC.
+        steady_s: Now by a clock that is never set and stands still while the machine
+            sleeps, in seconds.
+        unused_bytes: See Signals.
         held: See Signals; of other devices idle power is learnt.
         is_hosts: See Signals.
         thresholds: See Thresholds.
@@ -194,13 +203,15 @@ def observe(
         if server.lease.slots and server.lease.state is LeaseState.ACTIVE
     ]
     ids = {server.lease.id for server in running}
+    if _is_step(before, now, steady_s):
+        before = replace(before, marks=(), records={}, doubts={})
     if sweep is None:
         blind = {
             lease_id: _blind(use, now, FAILED)
             for lease_id, use in before.uses.items()
             if lease_id in ids
         }
-        return replace(before, at=now, uses=blind, alarms=())
+        return replace(before, at=now, steady_s=steady_s, uses=blind, alarms=())
     signals = Signals(
         sweep,
         identities,
@@ -209,6 +220,7 @@ def observe(
         held=held,
         marks=before.marks,
         idle_w=before.idle_w,
+        unused_bytes=unused_bytes,
         is_hosts=is_hosts,
         thresholds=thresholds,
     )
@@ -249,7 +261,16 @@ def observe(
         records=records,
         doubts=doubts,
         alarmed=frozenset((before.alarmed & ids) | new),
+        steady_s=steady_s,
     )
+
+
+def _is_step(before: Observed, now: datetime, steady_s: float) -> bool:
+    """Return whether the clock was set or the machine slept since it was read last."""
+    if before.at is None:
+        return False
+    passed = timedelta(seconds=steady_s - before.steady_s)
+    return abs(now - before.at - passed) > STEP
 
 
 def _goes_on(found: Found, gap: timedelta, thresholds: Thresholds) -> bool:

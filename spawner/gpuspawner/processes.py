@@ -6,6 +6,7 @@ to another process at any time: what is read is checked against the start time.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,7 @@ class Processes:
         if status is None or cgroup is None or command is None:
             return None
         uid, pids = status
-        containers = container_ids(cgroup)
+        containers = container_ids(cgroup) or self._containers_of_threads(pid)
         return ProcessIdentity(
             pid=pid,
             start_time=told[1],
@@ -96,12 +97,49 @@ class Processes:
         return identity.is_same_as(self.identify(identity.pid))
 
     def cpu_s(self, identity: ProcessIdentity) -> float | None:
-        """Return the CPU seconds that this very process has used; None if unknown."""
+        """Return the CPU seconds that this very process has used; None if unknown.
+
+        With those of its children and theirs, living or ended: a program may wait while
+        they load its data or play its game.
+        """
+        # Before itself: what a child has used that ends meanwhile is not lost so.
+        living = sum(map(self._ticks, self._descendants(identity.pid)))
         text = self._read(str(identity.pid), "stat") or ""
         told, ticks = parse_stat(text), parse_cpu_ticks(text)
         if told is None or told[1] != identity.start_time or ticks is None:
             return None
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return (ticks + living) / os.sysconf("SC_CLK_TCK")
+
+    def _ticks(self, pid: int) -> int:
+        return parse_cpu_ticks(self._read(str(pid), "stat") or "") or 0
+
+    def _descendants(self, pid: int) -> set[int]:
+        """Return its living children and theirs, as far as the kernel tells them."""
+        found: set[int] = set()
+        left = [pid]
+        while left:
+            children = self._children(left.pop()) - found
+            found |= children
+            left += children
+        return found
+
+    def _children(self, pid: int) -> set[int]:
+        told = self._read_threads(pid, "children")
+        return {int(child) for text in told for child in text.split()}
+
+    def _containers_of_threads(self, pid: int) -> tuple[str, ...]:
+        """Return the containers that cgroup v1 leaves out if the first thread ended."""
+        found = map(container_ids, self._read_threads(pid, "cgroup"))
+        return next(filter(None, found), ())
+
+    def _read_threads(self, pid: int, name: str) -> Iterator[str]:
+        """Yield a file of each thread, as far as they can be read."""
+        try:
+            threads = os.listdir(self.root / str(pid) / "task")
+        except OSError:
+            return
+        for thread in threads:
+            yield self._read(f"{pid}/task/{thread}", name) or ""
 
     def cgroup(self, pid: int, container_id: str) -> str | None:
         """Return the container's cgroup folder for NVML, see `cgroups.v2_path`.

@@ -7,6 +7,7 @@ decides: health.py, handover.py, watchdog.py and signals.py do.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -118,15 +119,15 @@ class Rounds:
 
     async def once(self) -> None:
         """Make one round. A driver that does not answer is the pool's trouble."""
-        began = datetime.now(UTC)
+        began_s = time.monotonic()
         try:
             sweep = await self._probe.sweep()
         except ProbeFailed as error:
             self._log.warning("GPUs cannot be read: %s", error)
             self._pool.trouble = str(error)
-            self._observe(None, {}, {}, datetime.now(UTC))
+            self._observe(None, {}, {}, datetime.now(UTC), time.monotonic())
             return
-        now = datetime.now(UTC)
+        now, steady_s = datetime.now(UTC), time.monotonic()
         self.last = sweep
         self._heal(sweep, now)  # before anything can fail: events come only once
         samples = sweep.samples.values()
@@ -137,8 +138,8 @@ class Rounds:
         await self._learn_names(identities)
         self._hand_over(sweep, identities, now)
         self._watch(sweep, identities, now)
-        self._observe(sweep, identities, cpu_s, now)
-        self.took_s = (datetime.now(UTC) - began).total_seconds()
+        self._observe(sweep, identities, cpu_s, now, steady_s)
+        self.took_s = time.monotonic() - began_s
 
     def _identify(self, pids: set[int]) -> dict[int, ProcessIdentity | None]:
         return {pid: self._processes.identify(pid) for pid in pids}
@@ -229,7 +230,7 @@ class Rounds:
             found = handover.judge(
                 slot,
                 sample,
-                self._baselines.get(sample.uuid) if sample else None,
+                self._baselines.lowest.get(sample.uuid) if sample else None,
                 since=returned.since,
                 now=now,
                 others=self._rightful(slot.device.uuid, identities),
@@ -359,6 +360,7 @@ class Rounds:
         identities: Mapping[int, ProcessIdentity | None],
         cpu_s: Mapping[int, float | None],
         now: datetime,
+        steady_s: float,
     ) -> None:
         self.observed = idleness.observe(
             self.observed,
@@ -367,6 +369,8 @@ class Rounds:
             identities,
             cpu_s,
             now=now,
+            steady_s=steady_s,
+            unused_bytes=self._baselines.lowest,
             held=self._held() | self._pool.foreign.keys(),
             is_hosts=self._processes.is_hosts,
             thresholds=self._thresholds,

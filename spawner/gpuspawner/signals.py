@@ -7,8 +7,9 @@ its user has in memory, so every doubt is UNKNOWN. The signals:
 - SM use of each program since the last reading (driver; not with MIG);
 - mean power between two readings by the energy counter (hardware; of a device), against
   what the same device draws when nobody holds it, and against its limit;
-- the programs on the slot (driver);
-- the CPU time of these programs (kernel): without any, nobody launches kernels.
+- the programs on the slot (driver), and the memory that is used without any;
+- the CPU time of these programs and of their children (kernel): without any, nobody
+  launches kernels, nor prepares what the next one shall work on.
 
 On a device that a lease has for itself the first four must be known, and none may say
 busy. Power has four levels: as if nothing were on it; as low as without a server; so
@@ -18,7 +19,8 @@ Programs that use much CPU may be a training that is held up by it: then not one
 may have run, and as that may be a reading that is stuck, power must be lowest. A share
 is judged by its own programs: a device that others keep busy says nothing against it.
 With MIG there is neither utilisation nor SM use: programs that hold an instance must
-not use the CPU, and an instance without any must hold no memory.
+not use the CPU, and an instance without any must hold no memory. Through an MPS server
+programs of any container compute: it may be anybody's, and its CPU time says nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -28,6 +30,7 @@ from enum import StrEnum
 
 from gpuspawner.cgroups import ProcessIdentity
 from gpuspawner.exits import human_bytes
+from gpuspawner.handover import IDLE_MOST_BYTES
 from gpuspawner.model import Slot, SlotKind
 from gpuspawner.sample import GpuProcess, Sample, Sweep
 from gpuspawner.watchdog import Server
@@ -38,6 +41,7 @@ UNSEEN = (
     "The hub cannot see the host's processes, so it does not know which programs are "
     "on it: run it with pid: host."
 )
+MPS_SERVER = "nvidia-cuda-mps"  # nvidia-cuda-mps-server; names have 15 bytes at most
 Key = tuple[int, int]  # a process: PID and start time
 
 
@@ -61,8 +65,7 @@ class Thresholds:
         quiet_cores: CPU cores that the programs of a slot use together at most, on the
             mean, if they launch nothing: a notebook kernel that waits uses 0.005.
         working_cores: CPU cores from which on the programs of a slot are at work on
-            something. Those that load data for them hold no context, so they are not
-            counted.
+            something.
         unused_power: Share of the way from a device's idle power to its limit up to
             which nothing can have run on it but for moments.
         low_power: Share of the way from a device's idle power to its limit up to which
@@ -70,8 +73,8 @@ class Thresholds:
         high_power: The share above which it computes. Cards that hold a context without
             computing are said to stay below a third (T4, L4, A10) or a tenth of it
             (A100, H100).
-        empty_bytes: Memory that a MIG instance without a program uses at most; less
-            than a CUDA context takes.
+        empty_bytes: Memory that is used at most where no program is, beside what a
+            device's driver keeps; less than a CUDA context takes.
         shortest: Between two readings whose counters are compared.
         seamless: Between two readings, if nothing can have happened unseen: the driver
             remembers the SM use of about fifteen seconds.
@@ -161,12 +164,14 @@ class Signals:
         sweep: The reading.
         identities: PID -> who that was when it was made; a missing PID or None is
             unknown.
-        cpu_s: PID -> CPU seconds used since its start; likewise.
+        cpu_s: PID -> CPU seconds that it and its children have used; likewise.
         now: Aware UTC.
         held: UUIDs of devices and MIG instances that are leased or not yet clean, and
             of devices with such instances.
         marks: Of earlier readings, the newest first.
         idle_w: UUID of a device -> what it draws when nobody holds it, as learnt.
+        unused_bytes: UUID of a device -> its memory that is used when nobody uses it,
+            as learnt.
         is_hosts: Whether PIDs are looked up where the driver's mean something. If not,
             its lists are empty whoever is on a device, and are not believed.
         thresholds: See Thresholds.
@@ -186,12 +191,14 @@ class Signals:
         held: Set[str],
         marks: Sequence[Mark],
         idle_w: Mapping[str, float],
+        unused_bytes: Mapping[str, int],
         is_hosts: bool,
         thresholds: Thresholds,
     ) -> None:
         self._samples = sweep.samples if is_hosts else _unseen(sweep.samples)
         self._identities, self._now = identities, now
         self._is_hosts, self._limits = is_hosts, thresholds
+        self._unused_bytes = unused_bytes
         # One that was made a moment ago says too little, so there are two.
         old_enough = (m for m in marks if now - m.at >= thresholds.shortest)
         self._mark = next(old_enough, None)
@@ -287,7 +294,7 @@ class Signals:
         Of one that is new everything counts that it ever used.
         """
         who = self._identities.get(pid)
-        if who is None or self._mark is None:
+        if who is None or who.name == MPS_SERVER or self._mark is None:
             return None
         key = (who.pid, who.start_time)
         used_s = self._cpu_s.get(key)
@@ -316,7 +323,9 @@ class Signals:
     def _is_others(self, pid: int, server: Server) -> bool:
         """Return whether a process is surely none of this server's."""
         who = self._identities.get(pid)
-        return who is not None and server.container not in who.containers
+        if who is None or who.name == MPS_SERVER:
+            return False
+        return server.container not in who.containers
 
     def _ours(self, sample: Sample, server: Server) -> list[GpuProcess]:
         """Return the processes of a sample that are this server's or may be."""
@@ -353,6 +362,8 @@ class Signals:
             return Found(Use.UNKNOWN, untold)
         if power is None:
             return self._powerless(device)
+        if unlisted := self._unlisted(device):
+            return Found(Use.UNKNOWN, unlisted)
         drawn, ours = f"the GPU draws {power}", self._ours(device, server)
         is_quiet = self._is_quiet(ours)
         is_calm = self._is_quiet(ours, self._limits.working_cores)
@@ -381,6 +392,14 @@ class Signals:
             )
             return Found(Use.BUSY, why, contradicts=True)
         return Found(Use.BUSY, f"A kernel ran {utilisation:.0%} of the time.")
+
+    def _unlisted(self, device: Sample) -> str:
+        """Return that somebody must be on a device who is not listed, "" if nobody."""
+        kept = self._unused_bytes.get(device.uuid, IDLE_MOST_BYTES)
+        held = (device.memory_used_bytes or 0) - kept
+        if device.processes or held <= self._limits.empty_bytes:
+            return ""
+        return f"No program is on it, but {human_bytes(held)} of its memory is used."
 
     def _judge_instance(self, part: Sample, device: Sample, server: Server) -> Found:
         ours = self._ours(part, server)

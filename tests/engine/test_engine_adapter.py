@@ -103,7 +103,7 @@ async def test_a_stopped_container_says_when_it_ended_and_stays(
 async def test_the_engine_remembers_when_a_removed_container_ended(
     real: DockerEngine, user_image: str
 ) -> None:
-    """To the second, found by its labels; of others it says nothing."""
+    """To the second or two, found by its labels; of others it says nothing."""
     labels = {"adapter-test.lease": f"ls_{time.time_ns()}", "adapter-test": "x"}
     made = await real.call(
         "create_container", user_image, command=["sleep", "600"], labels=labels
@@ -116,7 +116,7 @@ async def test_the_engine_remembers_when_a_removed_container_ended(
     await real.remove(made["Id"])
     died_at = await real.died_at(labels)
     assert died_at
-    assert abs(died_at - stopped.finished_at) < timedelta(seconds=1)
+    assert abs(died_at - stopped.finished_at) < timedelta(seconds=2)
     assert await real.died_at({**labels, "adapter-test": "y"}) is None
 
 
@@ -165,10 +165,9 @@ async def test_a_memory_kill_inside_a_running_container_is_seen(
     found = await real.inspect(server)
     assert found
     assert found.is_running
-    deadline = time.monotonic() + 20
-    while not await real.n_oom_since(server, before):
-        assert time.monotonic() < deadline, "no out-of-memory event was seen"
-        await asyncio.sleep(0.2)
+    async with asyncio.timeout(20):
+        while not await real.n_oom_since(server, before):  # noqa: ASYNC110 - no news
+            await asyncio.sleep(0.2)
 
 
 async def test_an_image_nobody_has_is_refused_with_a_sentence(

@@ -15,6 +15,7 @@ from gpuspawner.cgroups import ProcessIdentity
 from gpuspawner.processes import Processes
 from gpuspawner.seeding import Owner, archive
 from gpuspawner.watchdog import end_command
+from testbed.engine import wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -55,13 +56,14 @@ def processes_of(container: Container) -> list[ProcessIdentity]:
 
 def sleeper(container: Container) -> ProcessIdentity:
     """Wait for the program under the container's init."""
-    deadline = time.monotonic() + WITHIN_S
-    while True:
-        for found in processes_of(container):
-            if found.command == "sleep 600":
-                return found
-        assert time.monotonic() < deadline, "the container's program was not seen"
-        time.sleep(0.1)
+
+    def found() -> ProcessIdentity | None:
+        there = processes_of(container)
+        return next((each for each in there if each.command == "sleep 600"), None)
+
+    who = wait_until(found, what="the container's program is seen", within_s=WITHIN_S)
+    assert who
+    return who
 
 
 def python(container: Container, code: str) -> str:

@@ -4,15 +4,13 @@ import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import docker
 import pytest
 from testbed.engine import wait_until
 from testbed.gpu import state as states
 from testbed.gpu.state import GIB
 from testbed.hub import RefusedError, User, crowd
-from testbed.hub_process import HubProcess, hub_process, own, waiting
+from testbed.hub_process import HubProcess, MakeHub, own, waiting
 
 pytestmark = pytest.mark.docker
 
@@ -39,19 +37,10 @@ while True:
 
 
 @pytest.fixture(scope="module")
-def hub(
-    engine: docker.DockerClient,
-    engine_socket: Path,
-    gpu_dir: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[HubProcess]:
+def hub(make_hub: MakeHub) -> Iterator[HubProcess]:
     """A hub with two GPUs that quarantines after seconds, not after a minute."""
-    with hub_process(
-        engine,
-        engine_socket,
-        gpu_dir,
-        tmp_path_factory.mktemp("handover"),
-        name="handover",
+    with make_hub(
+        "handover",
         port=8040,
         gpus=own(states.simple(2)),
         configuration=f"c.GPUDockerSpawner.clean_within = {CLEAN_WITHIN_S}",

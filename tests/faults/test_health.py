@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 from docker.models.containers import Container
 from testbed.engine import wait_until
 from testbed.gpu import state as states
 from testbed.hub import RefusedError, User, answering, crowd
-from testbed.hub_process import HubProcess, hub_process, own
+from testbed.hub_process import HubProcess, MakeHub, own
 
 pytestmark = pytest.mark.docker
 
@@ -26,19 +25,10 @@ HANG_MS = 120_000
 
 
 @pytest.fixture(scope="module")
-def hub(
-    engine: docker.DockerClient,
-    engine_socket: Path,
-    gpu_dir: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[HubProcess]:
+def hub(make_hub: MakeHub) -> Iterator[HubProcess]:
     """A hub with eight GPUs; each test breaks some of its own."""
-    with hub_process(
-        engine,
-        engine_socket,
-        gpu_dir,
-        tmp_path_factory.mktemp("health"),
-        name="health",
+    with make_hub(
+        "health",
         port=8030,
         gpus=own(states.simple(8)),
     ) as running:
@@ -50,11 +40,6 @@ def people(hub: HubProcess) -> Iterator[Callable[[str], User]]:
     """Makes users for one test."""
     with crowd(hub) as make:
         yield make
-
-
-def ended(user: User) -> bool:
-    """Is the user's server gone, for the hub and for the engine?"""
-    return user.is_idle()
 
 
 def record(hub: HubProcess, uuid: str) -> dict[str, Any]:
@@ -73,7 +58,7 @@ def test_a_gpu_that_breaks_ends_its_server_with_a_reason_that_is_not_the_users(
     with answering(neighbour):
         with hub.change() as gpus:
             gpus.xid(uuid, FALLEN_OFF_THE_BUS)
-        wait_until(lambda: ended(user), what="the server ends", within_s=SEEN_WITHIN_S)
+        wait_until(user.is_idle, what="the server ends", within_s=SEEN_WITHIN_S)
         page = user.page("/hub/spawn")
         assert "The GPU of your server broke" in page
         assert "Your files are safe" in page
@@ -103,7 +88,7 @@ def test_the_reason_outlives_the_hub(
         held.reached()
         hub.kill_hub()
     user.page("/hub/spawn")  # the new hub looks when somebody comes
-    wait_until(lambda: ended(user), what="the server ends", within_s=SEEN_WITHIN_S)
+    wait_until(user.is_idle, what="the server ends", within_s=SEEN_WITHIN_S)
     assert "The GPU of your server broke" in user.page("/hub/spawn")
     assert last_exit(hub, user)["is_refundable"] is True
 
@@ -142,7 +127,7 @@ def test_a_gpu_that_is_lost_and_comes_back_is_watched_before_it_is_leased(
     (uuid,) = user.start("1-gpu").devices
     with hub.change() as gpus:
         gpus.lose(uuid)
-    wait_until(lambda: ended(user), what="the server ends", within_s=SEEN_WITHIN_S)
+    wait_until(user.is_idle, what="the server ends", within_s=SEEN_WITHIN_S)
     hub.wait_for_state(uuid, "quarantined")
     with hub.change() as gpus:
         gpus.restore(uuid)
@@ -222,7 +207,7 @@ def test_a_server_that_loses_its_gpu_by_accident_is_told(
     other.start("1-gpu")
     take_device_nodes_away(user.container())
     wait_until(
-        lambda: "cannot reach its GPU any more" in note(user),
+        lambda: "cannot reach its GPU any more" in user.note(),
         what="the user is told",
         within_s=SEEN_WITHIN_S,
     )
@@ -234,13 +219,7 @@ def test_a_server_that_loses_its_gpu_by_accident_is_told(
     )
     assert user.answers()
     assert hub.finding(uuid) == "healthy"  # the machine's set-up is at fault
-    assert not note(other)
-
-
-def note(user: User) -> str:
-    """The note about the GPU in the user's home, "" if there is none."""
-    status, text = user.execute("cat", "/home/jovyan/ABOUT-YOUR-GPU.txt")
-    return "" if status else text
+    assert not other.note()
 
 
 def test_a_hung_gpu_holds_up_neither_the_hub_nor_others_servers(

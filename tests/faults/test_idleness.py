@@ -5,17 +5,16 @@ them is scripted.
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
-import docker
 import pytest
 import requests
 from testbed.engine import wait_until
 from testbed.gpu import state as states
 from testbed.gpu.state import GIB
 from testbed.hub import REQUEST_TIMEOUT_S, User, crowd, message_of
-from testbed.hub_process import HubProcess, hub_process, own
+from testbed.hub_process import HubProcess, MakeHub, own
 
 pytestmark = pytest.mark.docker
 
@@ -35,7 +34,7 @@ c.JupyterHub.load_roles = [
 ]
 """
 WAITS = "import time; time.sleep(600)"
-WORKS = "while True: 'works'"
+WORKS = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while 1: 1'])"
 # Over 15 % of the way from idle power (55 W) to the limit (300 W); under 40 % of the
 # limit, which counts as long as idle power is not learnt.
 BETWEEN_MW = 105_000
@@ -43,19 +42,10 @@ JSON = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def hub(
-    engine: docker.DockerClient,
-    engine_socket: Path,
-    gpu_dir: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[HubProcess]:
+def hub(make_hub: MakeHub) -> Iterator[HubProcess]:
     """A hub with two GPUs, and a program that may stop servers."""
-    with hub_process(
-        engine,
-        engine_socket,
-        gpu_dir,
-        tmp_path_factory.mktemp("idleness"),
-        name="idleness",
+    with make_hub(
+        "idleness",
         port=8160,
         gpus=own(states.simple(2)),
         configuration=CONFIGURATION,
@@ -82,19 +72,23 @@ def ask(hub: HubProcess, method: str, path: str, **more: Any) -> requests.Respon
 
 
 def row(hub: HubProcess, user: User) -> JSON:
-    """The user's lease, as that program sees it."""
-    leases = ask(hub, "GET", "/gpus").json()["leases"]
-    (found,) = [lease for lease in leases if lease["user"] == user.name]
-    return dict(found)
+    """The user's lease, as that program sees it; a new hub may have to look first."""
+
+    def found() -> JSON:
+        leases = ask(hub, "GET", "/gpus").json()["leases"]
+        return next((lease for lease in leases if lease["user"] == user.name), {})
+
+    return wait_until(found, what=f"{user}'s lease is seen", within_s=SEEN_WITHIN_S)
 
 
-def wait_for_use(hub: HubProcess, user: User, state: str) -> JSON:
-    """Wait until a server's GPU is in this state; returns its use."""
+def wait_for_use(hub: HubProcess, user: User, state: str, *, for_s: float = 0) -> JSON:
+    """Wait until a server's GPU is in this state, for so long; returns its use."""
     seen: JSON = {}
 
     def is_it() -> bool:
         seen.update(row(hub, user)["use"])
-        return bool(seen["state"] == state)
+        lasts = datetime.now(UTC) - datetime.fromisoformat(seen["since"])
+        return seen["state"] == state and lasts.total_seconds() >= for_s
 
     wait_until(is_it, what=f"{user} is seen {state}", within_s=SEEN_WITHIN_S)
     return seen
@@ -114,25 +108,13 @@ def stop(hub: HubProcess, user: User) -> None:
     wait_until(user.is_idle, what="it has stopped", within_s=SEEN_WITHIN_S)
 
 
-def run(user: User, code: str) -> int:
-    """Let a program run in the user's server; returns its PID on the host."""
-    container = user.container()
-    container.exec_run(["python3", "-c", code], detach=True)
-
-    def pid() -> int:
-        rows = container.top(ps_args="-eo pid,args")["Processes"]
-        return next((int(row[0]) for row in rows if code in row[1]), 0)
-
-    return wait_until(pid, what="the program runs", within_s=SEEN_WITHIN_S)
-
-
 def test_an_idle_server_is_seen_and_stopped_for_a_reason_that_its_user_reads(
     hub: HubProcess, people: Callable[[str], User]
 ) -> None:
     """From busy to idle; once more busy it is not stopped; the reason outlives all."""
     user = people("sleepy")
     (uuid,) = user.start("1-gpu").devices
-    pid = run(user, WAITS)
+    pid = user.run_program(WAITS)
     with hub.change() as gpus:
         gpus.process(uuid, pid, GIB, sm=80, live=True)
         gpus.set_utilisation(uuid, 90)
@@ -168,20 +150,21 @@ def test_an_idle_server_is_seen_and_stopped_for_a_reason_that_its_user_reads(
     assert SENTENCE not in user.page("/hub/spawn")
 
 
-def test_a_program_that_holds_a_gpu_and_uses_the_cpu_is_not_known_to_be_idle(
+def test_a_program_whose_child_uses_the_cpu_is_not_known_to_be_idle(
     hub: HubProcess, people: Callable[[str], User]
 ) -> None:
-    """Its card stays above its idle power; the process table says the rest."""
+    """It holds a card above its idle power; the process table says the rest."""
     user = people("lifted")
     (uuid,) = user.start("1-gpu").devices
     try:
         with hub.change() as gpus:
-            gpus.process(uuid, run(user, WAITS), GIB, live=True)
+            gpus.process(uuid, user.run_program(WAITS), GIB, live=True)
             gpus.change(uuid, power=BETWEEN_MW)
         wait_for_use(hub, user, "idle")
         with hub.change() as gpus:
-            gpus.process(uuid, run(user, WORKS), GIB, live=True)
-        use = wait_for_use(hub, user, "unknown")
+            gpus.process(uuid, user.run_program(WORKS), GIB, live=True)
+        # For longer than what a program needs to begin.
+        use = wait_for_use(hub, user, "unknown", for_s=10)
         assert "2 programs hold 2 GiB" in use["why"]
         assert "CPU time" in use["why"]
         assert tell(hub, user, "idle", use["since"]).status_code == 409

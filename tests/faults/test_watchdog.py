@@ -15,12 +15,11 @@ from testbed.engine import wait_until
 from testbed.gpu import state as states
 from testbed.gpu.state import GIB
 from testbed.hub import Lease, RefusedError, User, crowd, together
-from testbed.hub_process import HubProcess, hub_process, own, waiting
+from testbed.hub_process import HubProcess, MakeHub, own, waiting
 
 pytestmark = pytest.mark.docker
 
 SEEN_WITHIN_S = 30
-NOTE = "/home/jovyan/ABOUT-YOUR-GPU.txt"
 SHARED, SPLIT = 0, 1
 OFFERS = [
     {"name": "cpu", "title": "CPU", "n_gpus": 0, "memory_bytes": GIB, "n_cpus": 1},
@@ -52,19 +51,10 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def hub(
-    engine: docker.DockerClient,
-    engine_socket: Path,
-    gpu_dir: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[HubProcess]:
+def hub(make_hub: MakeHub) -> Iterator[HubProcess]:
     """A hub with a GPU that two share, and one that is split into MIG instances."""
-    with hub_process(
-        engine,
-        engine_socket,
-        gpu_dir,
-        tmp_path_factory.mktemp("parts"),
-        name="parts",
+    with make_hub(
+        "parts",
         port=8050,
         gpus=own(states.mig()),
         configuration=CONFIGURATION,
@@ -79,27 +69,9 @@ def people(hub: HubProcess) -> Iterator[Callable[[str], User]]:
         yield make
 
 
-def run(user: User, code: str) -> int:
-    """Let a program run in the user's server; returns its PID on the host."""
-    container = user.container()
-    container.exec_run(["python3", "-c", code], detach=True)
-
-    def pid() -> int:
-        rows = container.top(ps_args="-eo pid,args")["Processes"]
-        return next((int(row[0]) for row in rows if code in row[1]), 0)
-
-    return wait_until(pid, what="the program runs", within_s=SEEN_WITHIN_S)
-
-
 def runs(pid: int) -> bool:
     """Is there a process with this PID?"""
     return Path(f"/proc/{pid}").exists()
-
-
-def note(user: User) -> str:
-    """The note in the user's home, "" if there is none."""
-    status, text = user.execute("cat", NOTE)
-    return "" if status else text
 
 
 def test_two_share_a_gpu_and_never_three(
@@ -147,22 +119,22 @@ def test_over_its_memory_a_user_is_warned_then_the_largest_program_is_ended(
     user, neighbour = people("greedy"), people("neighbour")
     (uuid,) = user.start("share").devices
     neighbour.start("share")
-    large, small = run(user, code), run(user, f"{HOLDS} # small")
-    theirs = run(neighbour, HOLDS)
+    large, small = user.run_program(code), user.run_program(f"{HOLDS} # small")
+    theirs = neighbour.run_program(HOLDS)
     with hub.change() as gpus:
         gpus.process(uuid, small, 1 * GIB, live=True)
         gpus.process(uuid, large, 60 * GIB, live=True)
         gpus.process(uuid, theirs, 15 * GIB, live=True)
     wait_until(lambda: not runs(large), what="it is ended", within_s=SEEN_WITHIN_S)
     wait_until(
-        lambda: "was ended" in note(user), what="it is said", within_s=SEEN_WITHIN_S
+        lambda: "was ended" in user.note(), what="it is said", within_s=SEEN_WITHIN_S
     )
-    assert "its share is 40 GiB" in note(user)
+    assert "its share is 40 GiB" in user.note()
     assert runs(small)
     assert runs(theirs)
     assert user.answers()
-    assert not note(neighbour)
-    assert "Your server uses 61 GiB" in note(user)
+    assert not neighbour.note()
+    assert "Your server uses 61 GiB" in user.note()
 
 
 def test_a_server_that_stays_over_its_memory_is_stopped_with_the_reason(

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -364,6 +365,18 @@ async def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     await refused(Database.open(url))
     with pytest.raises(Unavailable, match="Make its folder"):
         migrate(url)
+
+
+async def test_a_file_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
+    """It would report to an event loop that has ended, with a traceback."""
+    before = set(threading.enumerate())
+    db = Database.open(f"sqlite:///{tmp_path}/missing/ledger.sqlite")
+    for _ in range(50):
+        with pytest.raises(Unavailable):
+            await n_transactions(db)
+        new = {thread.name for thread in set(threading.enumerate()) - before}
+        assert all(name.startswith("asyncio") for name in new)  # its pool stays
+    await db.close()
 
 
 async def test_a_file_without_tables_is_said(tmp_path: Path) -> None:

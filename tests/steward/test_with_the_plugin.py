@@ -6,15 +6,13 @@ NVML's answers are scripted; everything else is as on a site, only in seconds.
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 from testbed.engine import wait_until
 from testbed.gpu import state as states
 from testbed.hub import User, answering, crowd
-from testbed.hub_process import HubProcess, hub_process, own
+from testbed.hub_process import HubProcess, MakeHub, own
 
 pytestmark = pytest.mark.docker
 
@@ -27,6 +25,7 @@ warn_minutes = 0.2
 grace_minutes = 0
 """
 CONFIGURATION = """
+import os
 from gpuspawner import window
 from gpuspawner.spawner import GPUDockerSpawner
 from torchroom import roles
@@ -34,44 +33,34 @@ from torchroom.steward import service as steward
 c.JupyterHub.extra_handlers = window.handlers(GPUDockerSpawner)
 c.JupyterHub.custom_scopes = window.SCOPES
 c.JupyterHub.services = [
-    {{
+    {
         "name": roles.STEWARD,
         "command": steward.COMMAND,
-        "environment": {{
-            "TORCHROOM_DATA_DIR": "{folder}",
-            "TORCHROOM_STEWARD_POLICY": "{folder}/steward.toml",
-        }},
-    }},
+        "environment": {
+            "TORCHROOM_DATA_DIR": os.getcwd(),
+            "TORCHROOM_STEWARD_POLICY": os.path.abspath("steward.toml"),
+        },
+    },
 ]
 c.JupyterHub.load_roles = [
-    {{
+    {
         "name": "steward",
         "scopes": list(roles.OF_STEWARD),
         "services": [roles.STEWARD],
-    }},
+    },
 ]
 """
 
 
 @pytest.fixture(scope="module")
-def hub(
-    engine: docker.DockerClient,
-    engine_socket: Path,
-    gpu_dir: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[HubProcess]:
+def hub(make_hub: MakeHub) -> Iterator[HubProcess]:
     """A hub with four GPUs, and a steward who waits seconds."""
-    folder = tmp_path_factory.mktemp("steward")
-    (folder / "steward.toml").write_text(POLICY)
-    with hub_process(
-        engine,
-        engine_socket,
-        gpu_dir,
-        folder,
-        name="steward",
+    with make_hub(
+        "steward",
         port=8130,
         gpus=own(states.simple(4)),
-        configuration=CONFIGURATION.format(folder=folder),
+        configuration=CONFIGURATION,
+        files={"steward.toml": POLICY},
     ) as running:
         yield running
 

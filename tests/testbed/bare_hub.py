@@ -10,9 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import requests
@@ -24,9 +25,11 @@ ENDS_WITHIN_S = 20
 COURSE = "ml101"
 OTHER_COURSE = "bio7"
 
-CONFIGURATION = """
+PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to outgoing connections, so that none has one."""
+
+COMMON = """
 from jupyterhub.proxy import Proxy
-from torchroom.console import scopes
 
 
 class NoProxy(Proxy):
@@ -45,19 +48,28 @@ class NoProxy(Proxy):
 c.JupyterHub.proxy_class = NoProxy
 c.JupyterHub.bind_url = "http://127.0.0.1:{public_port}"
 c.JupyterHub.hub_bind_url = "http://127.0.0.1:{port}"
-c.JupyterHub.authenticator_class = "shared-password"
-c.SharedPasswordAuthenticator.user_password = "{password}"
+c.SharedPasswordAuthenticator.user_password = {password!r}
 c.Authenticator.allow_all = True
+c.JupyterHub.load_groups = {groups!r}
+c.JupyterHub.services = {services!r}
+"""
+"""What every hub without a proxy has."""
+
+CONFIGURATION = (
+    COMMON
+    + """
+from torchroom.console import scopes
+
+c.JupyterHub.authenticator_class = "shared-password"
 c.Authenticator.allowed_users = {{"ada"}}
 c.JupyterHub.spawner_class = "simple"
 c.JupyterHub.custom_scopes = scopes.CUSTOM_SCOPES
 own_servers = f"{{scopes.OWN_SERVERS}}!user"
 c.JupyterHub.extra_user_scopes = {{scopes.EVERYBODY, scopes.ACCESS, own_servers}}
 c.Spawner.server_token_scopes = list(scopes.SERVER)
-c.JupyterHub.load_groups = {groups!r}
-c.JupyterHub.services = {services!r}
 c.JupyterHub.load_roles = {roles!r}
 """
+)
 
 GROUPS: dict[str, dict[str, list[str]]] = {
     COURSE: {"users": ["alice", "bob", "ivy"]},
@@ -66,12 +78,21 @@ GROUPS: dict[str, dict[str, list[str]]] = {
 }
 """Members; ivy teaches COURSE, otto the other, alice and bob are students."""
 
+OF_ROOT = ("admin:users", "tokens", "admin:groups", "admin:servers")
+"""What tests need to make people."""
+
+_given: set[int] = set()
+
 
 def free_port() -> int:
-    """A port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that is free, and is given to nobody else."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 @dataclass
@@ -126,15 +147,8 @@ class BareHub:
             for name, key in self.keys.items()
             if name != "console"
         ]
-        console = {
-            "name": scopes.SERVICE,
-            "api_token": self.keys["console"],
-            "url": f"http://127.0.0.1:{self.console_port}",
-            "oauth_no_confirm": True,
-            "oauth_client_allowed_scopes": list(scopes.OF_PAGE),
-        }
         own = {str(service["name"]): service for service in self.services}
-        known.append(console | own.pop(scopes.SERVICE, {}))
+        known.append(self.console | own.pop(scopes.SERVICE, {}))
         return CONFIGURATION.format(
             port=self.port,
             public_port=self.public_port,
@@ -146,13 +160,20 @@ class BareHub:
                 role("teach-ml101", [scopes.of_course(COURSE)], users=["ivy"]),
                 role("teach-bio7", [scopes.of_course(OTHER_COURSE)], users=["otto"]),
                 role("console", scopes.OF_SERVICE, services=[scopes.SERVICE]),
-                role(
-                    "root",
-                    ["admin:users", "tokens", "admin:groups", "admin:servers"],
-                    services=["root"],
-                ),
+                role("root", OF_ROOT, services=["root"]),
             ],
         )
+
+    @property
+    def console(self) -> dict[str, object]:
+        """The console among its services."""
+        return {
+            "name": scopes.SERVICE,
+            "api_token": self.keys["console"],
+            "url": f"http://127.0.0.1:{self.console_port}",
+            "oauth_no_confirm": True,
+            "oauth_client_allowed_scopes": list(scopes.OF_PAGE),
+        }
 
     def end(self) -> None:
         """End the process."""
@@ -173,32 +194,28 @@ class BareHub:
             return requests.get(self.api_url, timeout=5).ok
         return False
 
+    def root(self, method: str, path: str, **more: Any) -> requests.Response:
+        """Ask the REST API as somebody who may do everything."""
+        headers = {"Authorization": f"token {self.keys['root']}"}
+        return requests.request(
+            method, self.api_url + path, headers=headers, timeout=20, **more
+        )
+
     def add(self, user: str, *groups: str) -> str:
         """Make a user who is in these groups; return the name."""
-        root = {"Authorization": f"token {self.keys['root']}"}
-        made = requests.post(
-            f"{self.api_url}/users/{quote(user, safe='')}", headers=root, timeout=20
-        )
+        made = self.root("POST", f"/users/{quote(user, safe='')}")
         assert made.ok, made.text
         for group in groups:
-            joined = requests.post(
-                f"{self.api_url}/groups/{group}/users",
-                headers=root,
-                json={"users": [user]},
-                timeout=20,
-            )
+            joined = self.root("POST", f"/groups/{group}/users", json={"users": [user]})
             assert joined.ok, joined.text
         return user
 
     def token(self, user: str, *asked: str) -> str:
         """A token of a user, with these scopes or with all the user has."""
         if (user, asked) not in self.tokens:
-            answer = requests.post(
-                f"{self.api_url}/users/{quote(user, safe='')}/tokens",
-                headers={"Authorization": f"token {self.keys['root']}"},
-                json={"note": "test"} | ({"scopes": list(asked)} if asked else {}),
-                timeout=20,
-            )
+            body = {"note": "test"} | ({"scopes": list(asked)} if asked else {})
+            path = f"/users/{quote(user, safe='')}/tokens"
+            answer = self.root("POST", path, json=body)
             assert answer.ok, answer.text
             self.tokens[user, asked] = str(answer.json()["token"])
         return self.tokens[user, asked]
@@ -213,9 +230,7 @@ class BareHub:
         )
 
 
-def role(
-    name: str, granted: tuple[str, ...] | list[str], **whom: list[str]
-) -> dict[str, object]:
+def role(name: str, granted: Iterable[str], **whom: list[str]) -> dict[str, object]:
     """A role for `load_roles`."""
     return {"name": name, "scopes": list(granted), **whom}
 

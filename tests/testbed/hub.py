@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ MAKE_WITHIN_S = 600.0
 READY_WITHIN_S = 90.0
 GONE_WITHIN_S = 45.0
 HUB_WITHIN_S = 60.0
+RUNS_WITHIN_S = 30.0
 REQUEST_TIMEOUT_S = 60.0
+NOTE = "/home/jovyan/ABOUT-YOUR-GPU.txt"
 LOGIN_FILE = "/srv/torchroom/data/local-login.json"
 
 _numbers = itertools.count(1)
@@ -454,11 +457,16 @@ class User:
         return requests.request(method, url, headers=headers, timeout=timeout, **kwargs)
 
     def answers(self) -> bool:
-        """Does the user's own server answer?"""
+        """Does the user's own server answer?
+
+        Without a token: now and then it asks the hub about one, which may be dead.
+        """
+        url = f"{self.deployment.url}/user/{self.name}/api"
         try:
-            return self.server_api("GET", "api/status", timeout=10).ok
+            reply = requests.get(url, allow_redirects=False, timeout=10)
         except requests.RequestException:
             return False
+        return reply.status_code == HTTPStatus.OK
 
     def execute(self, *command: str, user: str = "") -> tuple[int, str]:
         """Run a command in the user's container; (exit status, output)."""
@@ -469,6 +477,22 @@ class User:
         status, output = self.execute("python3", "-c", code)
         assert status == 0, output
         return output
+
+    def run_program(self, code: str) -> int:
+        """Let Python code run on in the user's container; its PID on the host."""
+        container = self.container()
+        container.exec_run(["python3", "-c", code], detach=True)
+
+        def pid() -> int:
+            rows = container.top(ps_args="-eo pid,args")["Processes"]
+            return next((int(row[0]) for row in rows if code in row[1]), 0)
+
+        return wait_until(pid, what="the program runs", within_s=RUNS_WITHIN_S)
+
+    def note(self) -> str:
+        """The note about the GPU in the user's home, "" if there is none."""
+        status, text = self.execute("cat", NOTE)
+        return "" if status else text
 
     def start_kernel(self) -> str:
         """Start a notebook kernel; returns its id."""

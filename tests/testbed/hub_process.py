@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
 import docker
@@ -33,7 +34,7 @@ LOGS = Path(os.environ.get("TORCHROOM_TEST_CACHE", ROOT / ".cache")) / "logs"
 BRIDGE = "172.17.0.1"  # where containers of the run's engine reach its host
 PASSWORD = "for-this-test-only"
 ENDS_WITHIN_S = 30
-LEFT_WITHIN_S = 60
+SEEN_WITHIN_S = 30
 
 CONFIGURATION = """
 c.JupyterHub.bind_url = "http://127.0.0.1:{port}"
@@ -99,6 +100,7 @@ c.JupyterHub.load_roles = [
     {{"name": "token-admin", "scopes": [scopes.ADMIN], "users": ["admin"]}},
 ]
 """
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def own(gpus: Sequence[Gpu]) -> list[Gpu]:
@@ -180,11 +182,17 @@ class HubProcess(Deployment):
 
     def kill_reader(self) -> None:
         """End the hub's process that reads the GPUs, as a driver's fault does."""
+        reader = wait_until(self._reader, what="it reads", within_s=SEEN_WITHIN_S)
+        os.kill(reader, signal.SIGKILL)
+
+    def _reader(self) -> int:
+        """The PID of the process that reads the GPUs, 0 if there is none just now."""
         assert self.process is not None
         folder = Path(f"/proc/{self.process.pid}/task")
-        pids = " ".join(path.read_text() for path in folder.glob("*/children")).split()
-        (reader,) = [pid for pid in pids if b"gpuspawner.nvml" in _command(pid)]
-        os.kill(int(reader), signal.SIGKILL)
+        pids = b" ".join(map(_read, folder.glob("*/children"))).decode().split()
+        commands = {pid: _read(Path(f"/proc/{pid}/cmdline")) for pid in pids}
+        found = (pid for pid in pids if b"gpuspawner.nvml" in commands[pid])
+        return int(next(found, 0))
 
     @property
     def ledger(self) -> Ledger:
@@ -195,10 +203,10 @@ class HubProcess(Deployment):
         """Everything the hub printed."""
         return (self.root / "hub.log").read_text(errors="replace")
 
-    def wait_for_log(self, text: str, *, within_s: float = 30) -> None:
+    def wait_for_log(self, text: str) -> None:
         """Wait until the hub has logged this."""
         wait_until(
-            lambda: text in self.hub_log(), what=f"log: {text}", within_s=within_s
+            lambda: text in self.hub_log(), what=f"log: {text}", within_s=SEEN_WITHIN_S
         )
 
     def kept(self, name: str) -> str:
@@ -217,13 +225,18 @@ class HubProcess(Deployment):
         records = json.loads(self.kept("health") or "{}").get("devices", {})
         return str(records.get(uuid, {}).get("judged", ""))
 
-    def wait_for_state(self, uuid: str, *states: str, within_s: float = 30) -> None:
-        """Wait until the hub judges a GPU to be in one of these states."""
+    def wait_for_state(
+        self, uuid: str, state: str, *, within_s: float = SEEN_WITHIN_S
+    ) -> None:
+        """Wait until the hub judges a GPU to be in this state."""
         wait_until(
-            lambda: self.finding(uuid) in states,
-            what=f"{uuid} is {' or '.join(states)}, not {self.finding(uuid)}",
+            lambda: self.finding(uuid) == state,
+            what=f"{uuid} is {state}",
             within_s=within_s,
         )
+
+
+MakeHub = Callable[..., contextlib.AbstractContextManager[HubProcess]]
 
 
 @contextlib.contextmanager
@@ -257,6 +270,7 @@ def hub_process(
     port: int,
     gpus: Sequence[Gpu],
     configuration: str = "",
+    files: Mapping[str, str] = NONE,
     tokens: Tokens | None = None,
 ) -> Iterator[HubProcess]:
     """A running hub with GPUs of its own; everything of it is gone afterwards.
@@ -270,6 +284,7 @@ def hub_process(
         port: It and the next three are used.
         gpus: Its GPUs; see `own`.
         configuration: Further lines of jupyterhub_config.py.
+        files: What lies beside it, by name.
         tokens: How it counts tokens; None: it does not.
     """
     machine = gpu_dir / "machines" / name
@@ -294,6 +309,8 @@ def hub_process(
             stop_lead_s=tokens.stop_lead_s,
         )
     (folder / "jupyterhub_config.py").write_text(f"{text}\n{configuration}\n")
+    for path, content in files.items():
+        (folder / path).write_text(content)
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "CONFIGPROXY_AUTH_TOKEN": token,
@@ -348,10 +365,10 @@ def hub_process(
             clear(engine, name)
 
 
-def _command(pid: str) -> bytes:
-    """A process's command line, nothing if it ended meanwhile."""
+def _read(path: Path) -> bytes:
+    """A file of /proc, nothing if its process or thread has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return path.read_bytes()
     except OSError:
         return b""
 

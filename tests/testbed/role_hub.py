@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
 from torchroom import roles
 from torchroom.console import scopes
 from torchroom.membership import read
 
-from testbed.bare_hub import BareHub
+from testbed.bare_hub import COMMON, OF_ROOT, BareHub, role
 from testbed.engine import wait_until
 
 COURSE, OTHER_COURSE = "ml101", "bio7"
@@ -35,48 +34,27 @@ instructors = ["otto"]
 """
 PEOPLE = ("alice", "bob", "eve", "ivy", "otto", "ada", "adam")
 
-CONFIGURATION = """
+CONFIGURATION = (
+    COMMON
+    + """
 import os
 import sys
 
 sys.path.insert(0, {tests!r})
 os.environ["DOCKER_HOST"] = "unix:///nonexistent/docker.sock"
 
-from jupyterhub.proxy import Proxy
 from gpuspawner import window
 from testbed.page_server import PageSpawner
 from torchroom import roles
-from torchroom.console import scopes
 from torchroom.membership import read
 
-
-class NoProxy(Proxy):
-    should_start = False
-
-    async def add_route(self, routespec, target, data):
-        pass
-
-    async def delete_route(self, routespec):
-        pass
-
-    async def get_all_routes(self):
-        return {{}}
-
-
-c.JupyterHub.proxy_class = NoProxy
-c.JupyterHub.bind_url = "http://127.0.0.1:{public_port}"
-c.JupyterHub.hub_bind_url = "http://127.0.0.1:{port}"
 c.JupyterHub.authenticator_class = {authenticator!r}
-c.SharedPasswordAuthenticator.user_password = {password!r}
 c.SharedPasswordAuthenticator.admin_password = {admin_password!r}
-c.Authenticator.allow_all = True
 c.Authenticator.admin_users = {{"ada", "adam"}}
 c.LoopbackAuthenticator.courses_file = "courses.toml"
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.authenticate_prometheus = True
 c.JupyterHub.concurrent_spawn_limit = 0
-c.JupyterHub.load_groups = {groups!r}
-c.JupyterHub.services = {services!r}
 
 granted = roles.grant(
     read({courses!r}),
@@ -103,6 +81,7 @@ c.PageSpawner.offers = [
 c.Spawner.http_timeout = 20
 {more}
 """
+)
 
 
 @dataclass
@@ -137,40 +116,17 @@ class RoleHub(BareHub):
             courses=COURSES,
             groups=groups,
             services=[
-                {
-                    "name": scopes.SERVICE,
-                    "api_token": self.keys["console"],
-                    "url": f"http://127.0.0.1:{self.console_port}",
-                    "oauth_no_confirm": True,
-                    "oauth_client_allowed_scopes": list(scopes.OF_PAGE),
-                },
+                self.console,
                 {"name": roles.STEWARD, "api_token": self.keys[roles.STEWARD]},
                 {"name": "root", "api_token": self.keys["root"]},
             ],
             roles=[
-                {
-                    "name": "root-of-the-tests",
-                    "scopes": [
-                        "admin:users",
-                        "tokens",
-                        "admin:groups",
-                        "admin:servers",
-                        scopes.ADMIN,
-                    ],
-                    "services": ["root"],
-                }
+                role("root-of-the-tests", [*OF_ROOT, scopes.ADMIN], services=["root"])
             ],
             more=self.more,
         )
 
-    # ---- as root
-
-    def root(self, method: str, path: str, **more: Any) -> requests.Response:
-        """Ask the REST API as somebody who may do everything."""
-        headers = {"Authorization": f"token {self.keys['root']}"}
-        return requests.request(
-            method, self.api_url + path, headers=headers, timeout=20, **more
-        )
+    # ---- servers
 
     def is_running(self, user: str) -> bool:
         """Whether the default server of a user runs, and nothing is pending."""

@@ -123,6 +123,7 @@ class FakeProbe:
         self.utilisation: dict[str, float] = {}
         self.watts: dict[str, float] = {}  # of GPUs that tell how busy they are
         self.joules: dict[str, float] = {}
+        self.used: dict[str, int] = {}  # bytes of memory
         self.read_at = datetime.now(UTC)
         self.events: list[Event] = []
         self.absence: str | None = None
@@ -155,7 +156,8 @@ class FakeProbe:
 
     def _sample(self, uuid: str, now: datetime) -> Sample:
         processes = self.processes.get(uuid, ())
-        sample = Sample(uuid, now, memory_used_bytes=0, processes=processes)
+        used = self.used.get(uuid, 0)
+        sample = Sample(uuid, now, memory_used_bytes=used, processes=processes)
         if uuid not in self.watts:
             return sample
         return replace(

@@ -187,13 +187,13 @@ def sweep_of(*samples: Sample) -> Sweep:
 def test_the_baseline_is_the_lowest_seen_while_nobody_has_the_device() -> None:
     """A lease, a process or missing data teach nothing."""
     baselines = Baselines()
-    assert baselines.get("GPU-a") is None
+    assert not baselines.lowest
     baselines.learn(sweep_of(sample(used=1)), {"GPU-a"})
     baselines.learn(sweep_of(sample(7, used=2)), set())
     baselines.learn(sweep_of(sample(used=None)), set())
     baselines.learn(sweep_of(Sample("GPU-a", NOW, memory_used_bytes=3)), set())
-    assert baselines.get("GPU-a") is None
+    assert not baselines.lowest
     baselines.learn(sweep_of(sample(used=600)), set())
     baselines.learn(sweep_of(sample(used=500)), set())
     baselines.learn(sweep_of(sample(used=700), sample(used=9, uuid="MIG-1")), set())
-    assert (baselines.get("GPU-a"), baselines.get("MIG-1")) == (500, 9)
+    assert baselines.lowest == {"GPU-a": 500, "MIG-1": 9}

@@ -37,11 +37,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 GIB, MIB = 2**30, 2**20
+KEPT = 600 * MIB  # by the driver
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 EVERY_S = 10.0
 EVERY = timedelta(seconds=EVERY_S)
 IDLE_W, CONTEXT_W, LIMIT_W = 50.0, 60.0, 400.0
-OWN, OTHER = "a" * 64, "b" * 64
+OWN, OTHER, MPS = "a" * 64, "b" * 64, "c" * 64  # MPS has its server in a container
 PARTS = (Instance("MIG-1", "1g.10gb", 10 * GIB, 1), Instance("MIG-2", "1g", GIB, 2))
 Processes = Mapping[int, str]  # PID -> container, "" for one that nobody can name
 
@@ -75,7 +76,7 @@ class Doing:
         on: Who is on it; None: untold.
         cores: PID -> CPU cores that it uses; a PID that is not here is unknown.
         limit_w: None: untold.
-        used: Bytes of memory.
+        used: Bytes of memory, beside what the driver keeps; None: untold.
         parts: MIG instances -> what is on them.
     """
 
@@ -85,7 +86,7 @@ class Doing:
     on: Processes | None = field(default_factory=dict)
     cores: Mapping[int, float] = field(default_factory=dict)
     limit_w: float | None = LIMIT_W
-    used: int = 0
+    used: int | None = 0
     parts: Mapping[str, "Doing"] = field(default_factory=dict)
 
 
@@ -98,13 +99,14 @@ class World:
     """GPUs, whoever holds them, and what the hub makes of it."""
 
     def __init__(self, *servers: Server, n: int = 1, learnt: bool = True) -> None:
-        self.now = START
+        self.now, self.steady_s = START, 5000.0
         self.servers = servers
         self.uuids = [f"GPU-{i}" for i in range(n)]
         self.joules = dict.fromkeys(self.uuids, 1000.0)
         self.cpu_s: dict[int, float] = {}
         self.seen = Observed()
         self.thresholds = Thresholds()
+        self.unused_bytes = dict.fromkeys(self.uuids, KEPT)
         self.is_hosts = True
         if learnt:  # nobody holds them yet
             self.servers = ()
@@ -118,7 +120,7 @@ class World:
         """Let GPUs do this for so long (the last one also holds for the rest)."""
         every = [*doing] or [NOTHING]
         every += [every[-1]] * (len(self.uuids) - len(every))
-        self.now += timedelta(seconds=s)
+        self.pass_time(s)
         samples: dict[str, Sample] = {}
         identities: dict[int, ProcessIdentity | None] = {}
         cpu_s: dict[int, float | None] = {}
@@ -139,12 +141,19 @@ class World:
             identities,
             cpu_s,
             now=self.now,
+            steady_s=self.steady_s,
             held={u for x in self.servers for s in x.lease.slots
                   for u in (s.uuid, s.device.uuid)},
+            unused_bytes=self.unused_bytes,
             is_hosts=self.is_hosts,
             thresholds=self.thresholds,
         )  # fmt: skip
         return self.seen.uses.get("ls_1")
+
+    def pass_time(self, s: float) -> None:
+        """Let the clocks go on, and nothing else happen."""
+        self.now += timedelta(seconds=s)
+        self.steady_s += s
 
     def _sample(self, uuid: str, one: Doing) -> Sample:
         on = None if one.on is None else tuple(GpuProcess(p, GIB) for p in one.on)
@@ -154,6 +163,7 @@ class World:
             uuid,
             self.now,
             utilisation=one.utilisation,
+            memory_used_bytes=None if one.used is None else KEPT + one.used,
             processes=on,
             power_limit_w=one.limit_w,
             energy_j=None if one.watts is None else self.joules[uuid],
@@ -177,7 +187,8 @@ class World:
 def _who(pid: int, container: str) -> ProcessIdentity | None:
     if not container:
         return None
-    return ProcessIdentity(pid, 100 + pid, 1000, "python", "python", (container,), 7)
+    name = "nvidia-cuda-mps" if container == MPS else "python"
+    return ProcessIdentity(pid, 100 + pid, 1000, name, name, (container,), 7)
 
 
 # -- a whole GPU -----------------------------------------------------------------------
@@ -401,12 +412,32 @@ def test_what_is_missing_is_said_and_never_idle(doing: Doing, what: str) -> None
     assert found.idle_since >= missed_at
 
 
+@pytest.mark.parametrize(("used", "is_learnt", "state"), [
+    (0, True, Use.IDLE), (100 * MIB, True, Use.IDLE), (None, True, Use.IDLE),
+    (300 * MIB, True, Use.UNKNOWN),  # less than any CUDA context takes
+    (300 * MIB, False, Use.IDLE), (3 * GIB, False, Use.UNKNOWN),
+])  # fmt: skip
+def test_memory_in_use_contradicts_that_nobody_is_on_a_gpu(
+    used: int | None, is_learnt: bool, state: Use
+) -> None:
+    """In a machine that is itself a container the driver may list nobody, ever."""
+    world = World(server(whole(gpu(0))))
+    world.unused_bytes = world.unused_bytes if is_learnt else {}
+    found = world.use(replace(NOTHING, used=used))
+    assert found.state is state
+    if state is Use.UNKNOWN:
+        assert "No program is on it, but" in found.why
+
+
 def test_a_lost_gpu_is_unknown() -> None:
     world = World(server(whole(gpu(0))))
     world.idle()
     lost = Sweep({"GPU-0": Sample("GPU-0", world.now, is_lost=True)})
     for sweep in (lost, Sweep()):
-        seen = observe(world.seen, sweep, world.servers, {}, {}, now=world.now)
+        seen = observe(
+            world.seen, sweep, world.servers, {}, {},
+            now=world.now, steady_s=world.steady_s, unused_bytes={},
+        )  # fmt: skip
         assert seen.uses["ls_1"].state is Use.UNKNOWN
 
 
@@ -450,20 +481,33 @@ def test_a_gap_in_which_something_may_have_run_begins_anew(watts: float) -> None
     world = World(server(whole(gpu(0))))
     world.idle(LOADED)
     world.joules["GPU-0"] += watts * 30
-    world.now += timedelta(seconds=30)
+    world.pass_time(30)
     found = world.use(LOADED, s=1)
     assert found.idle_since in {None, world.now}
 
 
-def test_a_step_of_the_clock_begins_anew() -> None:
-    for step in (-3600, -12, 3600):
-        world = World(server(whole(gpu(0))))
-        world.idle(LOADED)
-        world.now += timedelta(seconds=step)
-        found = world.use(LOADED)
-        assert found.idle_since in {None, world.now}
-        world.read(LOADED)
-        assert world.use(LOADED).state is Use.IDLE
+@pytest.mark.parametrize("step", [-3600, -12, -5, 5, 45, 3600])
+def test_a_step_of_the_clock_begins_anew(step: float) -> None:
+    """Or a sleep of the machine, in which it goes on alone."""
+    world = World(server(whole(gpu(0))))
+    world.idle(LOADED)
+    world.now += timedelta(seconds=step)
+    found = world.use(LOADED)
+    assert found.idle_since in {None, world.now}
+    world.read(LOADED)
+    assert world.use(LOADED).state is Use.IDLE
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_idle_power_is_not_learnt_over_a_step_of_the_clock(fails: bool) -> None:
+    """By a clock that was set forward any GPU drew next to nothing, for ever."""
+    world = World(server(whole(gpu(0))))
+    world.servers = ()
+    world.now += timedelta(seconds=30)
+    world.read(fails=fails)
+    for _ in range(3):
+        world.read()
+    assert world.seen.idle_w == {"GPU-0": pytest.approx(IDLE_W)}
 
 
 def test_an_energy_counter_that_goes_back_says_nothing() -> None:
@@ -697,6 +741,21 @@ def test_a_program_that_nobody_can_name_may_be_the_shares() -> None:
     assert world.use(ended).state is Use.BUSY
 
 
+@pytest.mark.parametrize("listed", [{}, {7: 0.001}])  # the program that computes
+def test_what_an_mps_server_does_may_be_for_any_share(
+    listed: Mapping[int, float],
+) -> None:
+    """The driver may say that the MPS server computes, and not for whom."""
+    on = {9: MPS} | dict.fromkeys(listed, OWN)
+    cores = {9: 0.001, **listed}
+    assert World(server(share(0))).use(
+        Doing(0.9, 300.0, {9: 0.9}, on, cores)
+    ).state is Use.BUSY  # fmt: skip
+    found = World(server(share(0))).use(Doing(0.0, 130.0, {}, on, cores))
+    assert found.state is Use.UNKNOWN
+    World(server(share(0))).idle(Doing(0.0, IDLE_W, {}, on, cores))
+
+
 def test_an_idle_neighbour_does_not_explain_what_a_device_draws() -> None:
     world = World(server(share(0)))
     doing = Doing(0.0, 300.0, {}, {7: OWN, 8: OTHER}, {7: 0.0, 8: 0.0})
@@ -731,6 +790,12 @@ def test_an_instance_whose_programs_wait_is_idle() -> None:
 def test_an_instance_whose_programs_use_the_cpu_is_not_idle() -> None:
     """What they do on it, the driver does not tell."""
     assert World(server(part(0))).use(split(WORKS)).state is Use.BUSY
+
+
+def test_an_instance_that_an_mps_server_computes_on_is_not_idle() -> None:
+    """Its own CPU time says nothing of whoever computes through it."""
+    through = Doing(on={9: MPS}, cores={9: 0.001})
+    assert World(server(part(0))).use(split(through)).state is Use.UNKNOWN
 
 
 def test_an_instance_with_nobody_on_it_is_idle_if_it_holds_no_memory() -> None:

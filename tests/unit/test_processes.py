@@ -56,6 +56,19 @@ def test_a_process_of_a_container_is_named(tmp_path: Path, table: Table) -> None
     assert str(found) == "process 4242 (python train.py)"
 
 
+def test_a_process_whose_first_thread_has_ended_is_still_of_its_container(
+    tmp_path: Path, table: Table
+) -> None:
+    """Cgroup v1 has such a thread in "/" already, and the others where they run."""
+    table("4242", cgroup="4:memory:/\n")
+    for thread, path in (("4242", "/"), ("4250", f"/docker/{ID}")):
+        (tmp_path / "4242/task" / thread).mkdir(parents=True)
+        (tmp_path / "4242/task" / thread / "cgroup").write_text(f"4:memory:{path}\n")
+    found = Processes(tmp_path).identify(4242)
+    assert found
+    assert found.containers == (ID,)
+
+
 def test_a_process_of_the_host_keeps_its_pid(tmp_path: Path, table: Table) -> None:
     """The hub's own children too."""
     table("4242")
@@ -70,11 +83,70 @@ def test_cpu_time_is_that_of_this_very_process(tmp_path: Path, table: Table) -> 
     processes = Processes(tmp_path)
     found = processes.identify(4242)
     assert found
-    assert processes.cpu_s(found) == (14 + 15) / os.sysconf("SC_CLK_TCK")
+    own_and_of_ended_children = 14 + 15 + 16 + 17
+    ticks_s = os.sysconf("SC_CLK_TCK")
+    assert processes.cpu_s(found) == own_and_of_ended_children / ticks_s
     table("4242", start=8)
     assert processes.cpu_s(found) is None
     (tmp_path / "4242/stat").unlink()
     assert processes.cpu_s(found) is None
+
+
+WORKS = """
+import os, time
+child = os.fork()
+began = time.process_time()
+while not child and time.process_time() - began < 0.3:
+    pass
+if not child:
+    print(flush=True)
+    time.sleep(60)
+input()
+os.kill(child, 9)
+os.wait()
+print(flush=True)
+input()
+"""
+
+
+def test_cpu_time_is_also_that_of_children_at_work_and_of_those_that_ended() -> None:
+    """A program waits while its children prepare what it computes with."""
+    processes = Processes()
+    if not processes.is_hosts:
+        pytest.skip("these tests run in a PID namespace of their own")
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        who = processes.identify(parent.pid)
+        assert who
+        parent.stdout.readline()
+        used_s = processes.cpu_s(who)
+        parent.stdin.write(b"\n")
+        parent.stdin.flush()
+        parent.stdout.readline()
+        used_later_s = processes.cpu_s(who)
+        parent.kill()
+    assert used_s
+    assert used_s >= 0.25
+    assert used_later_s
+    assert used_later_s >= used_s
+
+
+def test_no_depth_of_children_is_too_deep(tmp_path: Path, table: Table) -> None:
+    """A user may have thousands, each the child of the one before."""
+    n = 1200  # more than Python can call in a chain
+    for pid in range(1, n + 1):
+        table(str(pid))
+        task = tmp_path / str(pid) / "task" / str(pid)
+        task.mkdir(parents=True)
+        (task / "children").write_text(f"{pid + 1} ")
+    processes = Processes(tmp_path)
+    found = processes.identify(1)
+    assert found
+    each_s = (14 + 15 + 16 + 17) / os.sysconf("SC_CLK_TCK")
+    assert processes.cpu_s(found) == pytest.approx(n * each_s)
 
 
 def test_cpu_time_of_a_real_process_grows() -> None:

@@ -311,6 +311,22 @@ async def test_a_hub_without_the_hosts_processes_takes_no_server_for_idle(
     assert (use.state, use.why) == (Use.UNKNOWN, UNSEEN)
 
 
+async def test_memory_in_use_by_nobody_takes_no_server_for_idle(tmp_path: Path) -> None:
+    """How much is used when nobody is there is learnt while it is free."""
+    machine = telling(tmp_path)
+    machine.probe.used[UUID] = GIB
+    await machine.settle()
+    await machine.host.look_round()  # it is known to be clean now
+    lease = machine.server("ann")
+    for used, state in ((GIB, Use.IDLE), (2 * GIB, Use.UNKNOWN)):
+        machine.probe.used[UUID] = used
+        for _ in range(2):
+            await machine.host.look_round()
+        use = machine.host.rounds.observed.uses[lease.id]
+        assert use.state is state, use.why
+    assert use.why == "No program is on it, but 1 GiB of its memory is used."
+
+
 def telling(folder: Path) -> Machine:
     """One GPU that tells how busy it is, and may be read every moment."""
     machine = Machine(folder, 1)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any, TypeVar
 
+import aiosqlite
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
@@ -118,10 +119,26 @@ def _sqlite(address: URL, size: int, *, is_reader: bool) -> AsyncEngine:
         pool_size=size,
         max_overflow=0,
         pool_timeout=WAIT_S,
-        connect_args={"timeout": WAIT_S},
+        connect_args={"timeout": WAIT_S, "async_creator_fn": _open_file},
     )
     _prepare(engine.sync_engine, is_reader=is_reader)
     return engine
+
+
+async def _open_file(path: str, **options: Any) -> aiosqlite.Connection:
+    """Return a connection to a file.
+
+    The thread of one that cannot be opened ends by itself and tells the event loop so.
+    It is waited for: if the loop ended before, it would print a traceback.
+    """
+    connection = aiosqlite.connect(path, **options)
+    thread = connection._thread  # nothing else says when it has ended
+    thread.daemon = True  # as SQLAlchemy has it
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(thread.join)
+        raise
 
 
 def _prepare(engine: Engine, *, is_reader: bool) -> None:

@@ -117,6 +117,8 @@ class Ours:
             machine.identities() if runs else {},
             machine.cpu_s(at_s) if runs else {},
             now=START + timedelta(seconds=at_s),
+            steady_s=at_s,
+            unused_bytes={},
             held=machine.uuids if runs else frozenset(),
             thresholds=thresholds_for(self.interval_s),
         )
