@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolbox.console import Failure
 from toolbox.places import ROOT
+from torchroom import uids
 
 MOST_SIMULATED = 32
 _FILES = (
@@ -19,6 +22,12 @@ _FILES = (
     "TORCHROOM_STEWARD_POLICY",
     "TORCHROOM_SMTP_CA_FILE",
     "TORCHROOM_WEBHOOK_SECRET_FILE",
+)
+# What docker-compose.yml mounts into the hub of the repository's own.
+_OWN_FILES = (
+    "jupyterhub_config.py",
+    "hub/torchroom/ledger/prices.example.toml",
+    "hub/torchroom/steward/policy.example.toml",
 )
 _LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
@@ -69,8 +78,30 @@ def parse(text: str) -> dict[str, str]:
 
 
 def files() -> dict[str, str]:
-    """Variables that name a file, as far as they are set -> its whole path."""
-    return {name: _file(name) for name in _FILES if os.environ.get(name)}
+    """Variables that name a file, as far as they are set -> its whole path.
+
+    Raises:
+        Failure: One is not there, or the hub could not read it.
+    """
+    found = {name: _file(name) for name in _FILES if os.environ.get(name)}
+    mounted = [*map(Path, found.values()), *(ROOT / path for path in _OWN_FILES)]
+    if closed := [str(path) for path in mounted if not hub_may_read(path.stat())]:
+        names = shlex.join(closed)
+        raise Failure(
+            f"the hub, which is user {uids.HUB}, may not read {', '.join(closed)}",
+            f"let its group read it: sudo chgrp {uids.HUB} {names}"
+            f" && sudo chmod 640 {names}",
+        )
+    return found
+
+
+def hub_may_read(found: os.stat_result) -> bool:
+    """Whether the owner, group and mode of a file let the hub read it."""
+    if found.st_uid == uids.HUB:
+        return bool(found.st_mode & stat.S_IRUSR)
+    if found.st_gid == uids.HUB:
+        return bool(found.st_mode & stat.S_IRGRP)
+    return bool(found.st_mode & stat.S_IROTH)
 
 
 def _file(name: str) -> str:

@@ -1,8 +1,9 @@
 """Torchroom as ``make up`` starts it: what a hub that was taken over can do."""
 
+import contextlib
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
@@ -10,6 +11,7 @@ import pytest
 from testbed.engine import wait_until
 from testbed.engine_proxy import EngineProxy
 from testbed.hub import Deployment, RefusedError, User, execute
+from torchroom import uids
 
 pytestmark = pytest.mark.docker
 
@@ -38,8 +40,19 @@ for name in ("root", "cwd", "fd", "environ", "mem"):
         print("reached", name)
     except OSError as error:
         print("refused", name, error.errno)
+try:
+    os.kill(int(pid), 0)
+    print("reached by signals")
+except OSError as error:
+    print("refused signals", error.errno)
 libc = ctypes.CDLL(None, use_errno=True)
 print("ptrace", libc.ptrace(16, int(pid), 0, 0))
+"""
+# What the plugin reads of a process, with the plugin's own code.
+IDENTIFY = """
+import sys
+from gpuspawner.processes import Processes
+print(repr(Processes().identify(int(sys.argv[1]))))
 """
 
 
@@ -64,11 +77,8 @@ def test_the_hub_has_no_way_around_the_gate(deployment: Deployment) -> None:
     assert inside(deployment, "ls", "/run/torchroom-engine").split() == ["docker.sock"]
     assert "No such file" in inside(deployment, "ls", "/var/run/docker.sock")
     assert not hub.attrs["HostConfig"]["GroupAdd"]
-    pid = str(gate.attrs["State"]["Pid"])
-    seen = inside(deployment, "python3", "-c", REACH, pid)
-    assert seen.startswith("1000 True"), seen  # it sees that it is there
-    assert "reached" not in seen
-    assert "ptrace -1" in seen
+    seen = reach(deployment, gate.attrs["State"]["Pid"])
+    assert is_out_of_reach(seen), seen
     assert "Read-only" in inside(deployment, "rm", "/run/torchroom-engine/docker.sock")
 
 
@@ -79,7 +89,7 @@ def test_the_gate_has_no_rights_but_the_socket(deployment: Deployment) -> None:
     assert (host["NetworkMode"], host["Privileged"]) == ("none", False)
     assert (host["CapDrop"], host["ReadonlyRootfs"]) == (["ALL"], True)
     assert host["PidMode"] == ""
-    assert attrs["Config"]["User"] == "10001:1000"
+    assert attrs["Config"]["User"] == f"{uids.GATE}:{uids.HUB}"
     mounted = {mount["Destination"] for mount in attrs["Mounts"]}
     assert mounted == {"/var/run/docker.sock", "/run/torchroom-engine"}
 
@@ -97,23 +107,55 @@ def test_no_server_gets_a_socket(
     assert "docker" not in user.execute("sh", "-c", find)[1]
 
 
-def test_the_hub_gets_at_processes_of_its_own_user(deployment: Deployment) -> None:
-    """It sees the host's processes; one of user 1000 only AppArmor keeps from it.
+@pytest.mark.parametrize("user", [0, 1000, 1001, uids.GATE])
+def test_the_hub_gets_at_nobodys_processes(deployment: Deployment, user: int) -> None:
+    """It sees whose they are, as it must, and that is all: with AppArmor or without."""
+    with process_of(user) as pid:
+        assert is_out_of_reach(reach(deployment, pid))
+        assert f"uid={user}," in inside(deployment, "python3", "-c", IDENTIFY, str(pid))
 
-    docs/isolation.md says so: whoever may become root on the host is not user 1000.
-    """
-    for user, is_its_own in ((1000, True), (1001, False)):
-        command = ["sleep", "600"]
-        person = subprocess.Popen(command, user=user, group=user, extra_groups=[])
-        try:
-            seen = inside(deployment, "python3", "-c", REACH, str(person.pid))
-        finally:
-            person.kill()
-            person.wait(10)
-        assert seen.startswith("1000 True"), seen
-        reaches = is_its_own and not has_apparmor()
-        assert ("reached root" in seen) is reaches, seen
-        assert ("ptrace 0" in seen) is reaches, seen
+
+def test_the_hub_gets_at_no_process_of_another_container(
+    deployment: Deployment, people: Callable[[str], User]
+) -> None:
+    """Users' servers and the proxy share a user number, which is not the hub's."""
+    user = people("watched")
+    user.start("cpu")
+    services = [deployment.service(name) for name in ("proxy", "firewall")]
+    for container in (user.container(), *services):
+        pid = container.attrs["State"]["Pid"]
+        assert is_out_of_reach(reach(deployment, pid)), container.name
+
+
+def test_only_a_person_with_the_hubs_number_would_be_in_its_reach(
+    deployment: Deployment,
+) -> None:
+    """The doctor warns of such a person, who nobody but AppArmor would keep from it."""
+    with process_of(uids.HUB) as pid:
+        assert ("reached root" in reach(deployment, pid)) is not has_apparmor()
+
+
+@contextlib.contextmanager
+def process_of(user: int) -> Iterator[int]:
+    """A process of a user of the host; its PID."""
+    command = ["sleep", "600"]
+    process = subprocess.Popen(command, user=user, group=user, extra_groups=[])
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def reach(deployment: Deployment, pid: int) -> str:
+    """Try all ways from the hub to a process of the host; return what came of each."""
+    return inside(deployment, "python3", "-c", REACH, str(pid))
+
+
+def is_out_of_reach(seen: str) -> bool:
+    """Whether the hub saw that a process is there, and had no way to it."""
+    is_there = seen.startswith(f"{uids.HUB} True")
+    return is_there and "reached" not in seen and "ptrace -1" in seen
 
 
 def has_apparmor() -> bool:
