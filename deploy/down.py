@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from steps import compose, network, servers, settings
-from toolbox import console
+from toolbox import console, turns
 from toolbox.client import docker
 from toolbox.console import say, step
 
@@ -12,7 +12,8 @@ from toolbox.console import say, step
 def main() -> None:
     """Stop the proxy, the users' servers, and the hub, in this order."""
     wanted = settings.read()
-    stop(wanted)
+    with turns.on_this_deployment():
+        stop(wanted)
     say(
         "\nStopped. Homes, accounts and the login are kept; `make up` brings them back."
     )

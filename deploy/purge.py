@@ -10,7 +10,7 @@ import os
 
 import down
 from steps import compose, gpus, servers, settings
-from toolbox import console
+from toolbox import console, turns
 from toolbox.client import docker, try_docker
 from toolbox.console import Failure, say, step
 from toolbox.places import state_dir
@@ -23,6 +23,13 @@ def main() -> None:
     say(f"This deletes {wanted.project}: its database, login and {len(homes)} home(s).")
     if os.environ.get("FORCE") != "1":
         _ask(wanted.project)
+    with turns.on_this_deployment():
+        delete(wanted)
+    say(f"\nDeleted. Tools and logs are left in {state_dir()}; delete it as you like.")
+
+
+def delete(wanted: settings.Settings) -> None:
+    """Delete it, without asking."""
     down.stop(wanted, "--volumes")
     with step("homes") as current:
         homes = servers.homes(wanted)
@@ -35,7 +42,6 @@ def main() -> None:
     if os.environ.get("IMAGES") == "1":
         with step("images") as current:
             current.detail = f"{_images()} deleted"
-    say(f"\nDeleted. Tools and logs are left in {state_dir()}; delete it as you like.")
 
 
 def _ask(project: str) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolbox.client import building_client, docker, try_docker
+from toolbox.client import advice, building_client, docker, try_docker
 from toolbox.command import follow
 from toolbox.console import Failure, say
 from toolbox.places import cache_dir, state_dir
+from toolbox.turns import taking_turns
 
 from builder import wheels
 
@@ -72,18 +72,10 @@ class Recipe:
         return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def one_at_a_time(name: str) -> Iterator[None]:
+def one_at_a_time(name: str) -> AbstractContextManager[None]:
     """Builds of one image share a context folder, so two commands take turns."""
-    contexts = cache_dir() / "contexts"
-    contexts.mkdir(parents=True, exist_ok=True)
-    with (contexts / f"{name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("    another command builds this image; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    lock = cache_dir() / "contexts" / f"{name}.lock"
+    return taking_turns(lock, "builds this image")
 
 
 def built_from(inputs: str) -> str:
@@ -95,8 +87,16 @@ def built_from(inputs: str) -> str:
     return next((tag for tag in found.splitlines() if "<none>" not in tag), "")
 
 
-def build(recipe: Recipe, *, labels: Mapping[str, str] | None = None) -> str:
-    """Build a recipe whose context is laid; return the image's ID."""
+def build(
+    recipe: Recipe, *, labels: Mapping[str, str] | None = None, is_silent: bool = False
+) -> str:
+    """Build a recipe whose context is laid; return the image's ID.
+
+    Args:
+        recipe: See Recipe.
+        labels: What the image shall say about itself.
+        is_silent: Do not say the steps: all of them were just made.
+    """
     with tempfile.TemporaryDirectory(prefix="torchroom-secrets-") as private:
         iid = Path(private) / "iid"
         command = [
@@ -110,21 +110,23 @@ def build(recipe: Recipe, *, labels: Mapping[str, str] | None = None) -> str:
         command += ["--iidfile", str(iid)]
         command += _options(recipe, labels or {})
         command += _secrets(recipe, Path(private))
-        log = state_dir() / "logs" / f"build-{recipe.name}{recipe.target}.log"
+        log = state_dir() / "logs" / f"build-{recipe.name}.log"
         for _ in range(TRIES):
             code = follow(
                 [*command, str(recipe.context)],
                 log=log,
-                line=_progress(),
+                line=_silence if is_silent else _progress(),
                 env={"DOCKER_BUILDKIT": "1"},
             )
             if code == 0 or not _was_cut_off(log):
                 break
             say("    the engine cut the build off; trying again")
         if code != 0:
+            reason = _reason(log)
             raise Failure(
-                f"building the image {recipe.name} {recipe.target}: {_reason(log)}",
-                f"see {log}; when the network was at fault, run it again.",
+                f"building the image {recipe.name}: {reason}",
+                advice(reason)
+                or f"see {log}; when the network was at fault, run it again.",
             )
         return iid.read_text(encoding="utf-8").strip()
 
@@ -165,6 +167,10 @@ def _progress() -> Callable[[str, float], None]:
             say(f"    {at:6.1f} s  [{found['stage']}] {what[:64]}")
 
     return show
+
+
+def _silence(_line: str, _at: float) -> None:
+    """Say nothing."""
 
 
 def _was_cut_off(log: Path) -> bool:

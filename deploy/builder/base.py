@@ -79,7 +79,7 @@ def _pulled() -> bool:
     if result.ok:
         docker("tag", _PUBLIC, TAG)
     else:
-        say("    no registry answers; making the base from Debian's packages")
+        say("    it did not come; making the base from Debian's packages")
     return result.ok
 
 
@@ -96,7 +96,7 @@ def _import(saved: Path) -> None:
 def _bootstrap(saved: Path) -> None:
     if os.geteuid() != 0:
         raise Failure(
-            "no registry answers, and making a base image needs root",
+            "no registry gave the base image in time, and making one needs root",
             "run this as root, or name an image in BASE_IMAGE.",
         )
     keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

@@ -41,7 +41,7 @@ def build(*, cuda: bool = False, fresh: bool = False) -> str:
         found = content(plain)
         tag = f"{labels.REPOSITORY}:{labels.tag(found)}"
         stated = {**labels.labels(found), bake.INPUTS: inputs}
-        labelled = bake.build(recipe, labels=stated)
+        labelled = bake.build(recipe, labels=stated, is_silent=True)
         check(tag, labelled)
         bake.tag(labelled, tag)
         try_docker("image", "rm", plain)

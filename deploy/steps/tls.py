@@ -153,7 +153,7 @@ def wait(command: list[str], settings: Settings, site: Site) -> str:
         return "waiting for a certificate"
     raise Failure(
         f"https does not answer on port {site.tls.https_port}: {why}",
-        "read its log: docker compose --env-file .torchroom/compose.env logs tls",
+        f"read its log: docker logs {settings.project}-tls-1",
     )
 
 

@@ -35,8 +35,13 @@ def candidates() -> list[str]:
 def client() -> str:
     """The client for everything but builds."""
     for path in candidates():
-        if attempt([path, "--version"], timeout=20).ok:
+        if _version(path):
             return path
+    if candidates():
+        raise Failure(
+            f"{candidates()[0]} is Podman, or nothing that is Docker's",
+            "remove it (apt-get remove podman-docker); `make up` then installs Docker.",
+        )
     raise Failure(
         "there is no Docker client on this machine",
         "install one: apt-get install docker.io (Debian, Ubuntu).",
@@ -45,10 +50,17 @@ def client() -> str:
 
 def can_build(path: str) -> bool:
     """Whether this client can build with BuildKit."""
-    if attempt([path, "buildx", "version"], timeout=20).ok:
+    version = _version(path)
+    if version and attempt([path, "buildx", "version"], timeout=20).ok:
         return True
-    found = re.search(r"version (\d+)\.", attempt([path, "--version"], timeout=20).out)
-    return found is not None and int(found[1]) <= _LAST_WITH_BUILDKIT_INSIDE
+    return 0 < version <= _LAST_WITH_BUILDKIT_INSIDE
+
+
+def _version(path: str) -> int:
+    """The major version of a Docker client, 0 if it is none."""
+    said = attempt([path, "--version"], timeout=20).out
+    found = re.match(r"Docker version (\d+)\.", said)
+    return int(found[1]) if found else 0
 
 
 @functools.cache
@@ -57,6 +69,7 @@ def building_client() -> str:
     for path in candidates():
         if can_build(path):
             return path
+    client()  # says so if there is none at all
     raise Failure(
         "no Docker client here can build images (BuildKit is missing)",
         "install buildx: apt-get install docker-buildx (Debian 13, Ubuntu) or"
@@ -80,7 +93,7 @@ def docker(*args: str, stdin: str = "", timeout: float | None = 120) -> str:
     """Run the client; a failure is a sentence."""
     result = try_docker(*args, stdin=stdin, timeout=timeout)
     if not result.ok:
-        raise Failure(f"`docker {args[0]}`: {result.last_words}", _advice(result))
+        raise Failure(f"`docker {args[0]}`: {result.last_words}", advice(result.err))
     return result.out.strip()
 
 
@@ -110,12 +123,13 @@ def engine_answers() -> bool:
     return try_docker("version", "--format", "{{.Server.Version}}", timeout=20).ok
 
 
-def _advice(result: Result) -> str:
-    text = result.err.lower()
+def advice(said: str) -> str:
+    """What to do about what a client or a build said; nothing if that is not known."""
+    text = said.lower()
     if "cannot connect" in text or "is the docker daemon running" in text:
         return "start the engine (`make up` does it on Debian and Ubuntu)."
     if "permission denied" in text:
         return "run this as root or as a member of the group `docker`."
     if "no space left" in text:
-        return "free some disk space: `docker system df` shows who holds it."
+        return "free some disk space: `docker system df` shows what the engine holds."
     return ""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolbox.console import Failure
+
+_GRACE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -42,22 +45,13 @@ def attempt(
 ) -> Result:
     """Run a program and return how it ended, whatever that was."""
     try:
-        done = subprocess.run(
-            list(argv),
-            env={**os.environ, **(env or {})},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            cwd=cwd,
-            check=False,
-        )
+        with _running(argv, env=env, cwd=cwd, stdin=subprocess.PIPE) as process:
+            out, err = process.communicate(stdin, timeout=timeout)
     except FileNotFoundError:
         return Result(127, "", f"{argv[0]} is not installed")
     except subprocess.TimeoutExpired:
         return Result(124, "", f"{argv[0]} gave no answer within {timeout:.0f} s")
-    return Result(done.returncode, done.stdout, done.stderr)
+    return Result(process.returncode, out, err)
 
 
 def run(
@@ -89,17 +83,39 @@ def follow(
     started = time.monotonic()
     with (
         log.open("w", encoding="utf-8") as file,
-        subprocess.Popen(
-            list(argv),
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as process,
+        _running(argv, env=env, stderr=subprocess.STDOUT) as process,
     ):
         for text in process.stdout or ():
             file.write(text)
             line(text.rstrip("\n"), time.monotonic() - started)
     return process.returncode
+
+
+@contextmanager
+def _running(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int = subprocess.DEVNULL,
+    stderr: int = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a program; whatever goes wrong here, it ends, with time to clean up."""
+    with subprocess.Popen(
+        list(argv),
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_SECONDS)
+            process.kill()
+            raise

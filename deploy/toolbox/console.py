@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 _stream: list[TextIO] = []
+_STOPS = (signal.SIGTERM, signal.SIGHUP)  # as good as Ctrl-C
 
 
 class Failure(Exception):
@@ -48,20 +51,38 @@ def step(title: str) -> Iterator[Step]:
 
 def as_command(main: Callable[[], None]) -> NoReturn:
     """Run a main function; a failure becomes a sentence and an exit status."""
+    for stream in (sys.stdout, sys.stderr):  # one that cannot show every letter
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        main()
+        with _stoppable():
+            main()
     except Failure as failure:
         _complain(failure.what, failure.todo)
     except KeyboardInterrupt:
-        _complain(
-            "stopped from the keyboard", "run the same command again; it goes on."
-        )
+        _complain("stopped before its end", "run the same command again; it goes on.")
     except BrokenPipeError:
         sys.stderr.close()
         os._exit(1)
+    except PermissionError as error:
+        _complain(f"the system refused: {error}", "run it as root.")
     except OSError as error:
         _complain(f"the system refused: {error}", "mend that and run it again.")
     sys.exit(0)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let whoever ends or leaves the terminal stop it as Ctrl-C does: orderly."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:  # with nohup it is not
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _complain(what: str, todo: str) -> NoReturn:

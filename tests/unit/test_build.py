@@ -320,6 +320,22 @@ class TestClients:
             client.building_client()
         assert "docker-buildx" in raised.value.todo
 
+    def test_podman_is_no_docker(self, machine: Install) -> None:
+        """Debian's podman-docker is a /usr/bin/docker that knows `buildx`, too."""
+        shim = Path(machine("a", "4.3.1", buildx=True))
+        shim.write_text(shim.read_text().replace("Docker version", "podman version"))
+        for find in (client.client, client.building_client):
+            with pytest.raises(Failure, match="Podman") as raised:
+                find()
+            assert "podman-docker" in raised.value.todo
+        real = machine("b", "28.2.2", buildx=True)
+        assert client.client() == client.building_client() == real
+
+    def test_a_full_disk_is_not_blamed_on_the_network(self) -> None:
+        said = "ERROR: OSError: [Errno 28] No space left on device"
+        assert "disk" in client.advice(said)
+        assert client.advice("ERROR: it rains") == ""
+
     @pytest.mark.usefixtures("machine")
     def test_none_at_all_is_a_sentence(self) -> None:
         with pytest.raises(Failure, match="no Docker client"):

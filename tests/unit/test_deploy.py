@@ -3,17 +3,24 @@
 import json
 import os
 import re
+import signal
+import socket
 import stat
 import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from steps import compose, engine, gpus, settings
+from steps import compose, engine, gpus, ports, settings, tls
+from testbed.engine import wait_until
 from toolbox import client, console
 from toolbox.command import Result
 from toolbox.console import Failure
+from toolbox.turns import taking_turns
 from torchroom.settings import LEDGER_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,7 +227,12 @@ class TestFailures:
 
     @pytest.mark.parametrize(
         "error",
-        [Failure("it rains", "take a coat"), OSError("it rains"), KeyboardInterrupt()],
+        [
+            Failure("it rains", "take a coat"),
+            OSError("it rains"),
+            PermissionError("it is root's"),
+            KeyboardInterrupt(),
+        ],
     )
     def test_exit_status_and_words(
         self, capsys: pytest.CaptureFixture[str], error: BaseException
@@ -234,7 +246,23 @@ class TestFailures:
         assert ended.value.code == 1
         assert "Failed: " in out
         assert "Next: " in out
+        assert ("as root" in out) is isinstance(error, PermissionError)
         assert "Traceback" not in out
+
+    def test_words_that_a_terminal_cannot_show_are_shown_otherwise(self) -> None:
+        program = "from toolbox import console; console.as_command(lambda: print('ö'))"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT / "deploy"),
+                "PYTHONIOENCODING": "ascii",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "\\xf6\n", "")
 
     @pytest.mark.parametrize("command", ["up", "down", "purge"])
     def test_an_engine_elsewhere_is_refused(self, tmp_path: Path, command: str) -> None:
@@ -254,6 +282,121 @@ class TestFailures:
         assert "Failed: " in done.stdout
         assert "Next: " in done.stdout
         assert "Traceback" not in done.stdout + done.stderr
+
+
+STOPPED = """
+import sys, tempfile
+from pathlib import Path
+from toolbox import command, console
+
+def main() -> None:
+    show = lambda text, _=0.0: print(text, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        show(folder)
+        program = ["sh", "-c", f"echo $$ | tee {folder}/pid; exec sleep 60"]
+        if sys.argv[1] == "follow":
+            command.follow(program, log=Path(folder) / "log", line=show)
+        else:
+            command.attempt(program)
+
+console.as_command(main)
+"""
+
+
+class TestStopping:
+    """Whoever stops a command leaves no program and no secret behind."""
+
+    @pytest.mark.parametrize("way", ["follow", "attempt"])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_programs_end_and_folders_go(
+        self, way: str, number: signal.Signals
+    ) -> None:
+        with subprocess.Popen(
+            [sys.executable, "-c", STOPPED, way],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "deploy")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as command:
+            assert command.stdout
+            folder = Path(command.stdout.readline().strip())
+            pid_file = folder / "pid"
+            wait_until(
+                lambda: pid_file.is_file() and pid_file.read_text().strip(),
+                what="the program runs",
+                within_s=30,
+            )
+            pid = pid_file.read_text().strip()
+            command.send_signal(number)
+            out, err = command.communicate(timeout=30)
+        assert command.returncode == 1
+        assert "Failed: stopped" in out
+        assert "Next: " in out
+        assert not err
+        assert not folder.exists()
+        assert not Path(f"/proc/{pid}").exists()
+
+
+class TestTurns:
+    """Two commands on one deployment take turns."""
+
+    def test_the_second_waits_and_says_so(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lock = tmp_path / "state" / "lock"
+        order: list[str] = []
+
+        def second() -> None:
+            with taking_turns(lock, "works on this deployment"):
+                order.append("second")
+
+        thread = threading.Thread(target=second)
+        with taking_turns(lock, "works on this deployment"):
+            thread.start()
+            wait_until(
+                lambda: "waiting for it" in capsys.readouterr().out,
+                what="the second says that it waits",
+                within_s=30,
+            )
+            order.append("first")
+        thread.join()
+        assert order == ["first", "second"]
+
+
+class TestPorts:
+    """A port that another program has is told before anything is built."""
+
+    @pytest.fixture
+    def taken(self) -> Iterator[int]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield server.getsockname()[1]
+
+    def check(self, monkeypatch: pytest.MonkeyPatch, port: int, held: str = "") -> None:
+        monkeypatch.setattr(ports, "docker", lambda *_: held)
+        os.environ["TORCHROOM_PORT"] = str(port)
+        ports.check(settings.read(Path("/nonexistent")), tls.read(os.environ))
+
+    def test_taken_by_a_stranger(
+        self, monkeypatch: pytest.MonkeyPatch, taken: int
+    ) -> None:
+        with pytest.raises(Failure, match=f"port {taken} is taken") as raised:
+            self.check(monkeypatch, taken)
+        assert "TORCHROOM_PORT" in raised.value.todo
+
+    def test_of_the_https_ports_the_setting_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, taken: int
+    ) -> None:
+        os.environ["TORCHROOM_PUBLIC_URL"] = "https://hub.example.org"
+        os.environ["TORCHROOM_TLS"] = "acme"
+        os.environ["TORCHROOM_HTTP_PORT"] = str(taken)
+        with pytest.raises(Failure, match=f"port {taken} is taken") as raised:
+            self.check(monkeypatch, 8123)
+        assert "TORCHROOM_HTTP_PORT" in raised.value.todo
+
+    def test_held_by_this_deployment(
+        self, monkeypatch: pytest.MonkeyPatch, taken: int
+    ) -> None:
+        self.check(monkeypatch, taken, held=f"127.0.0.1:{taken}->8000/tcp")
 
 
 class TestSocket:
@@ -283,6 +426,25 @@ class TestGpus:
         monkeypatch.setattr(gpus, "docker_json", lambda _: {"Runtimes": {"nvidia": {}}})
         values, _ = gpus.variables(self.wanted())
         assert values == {"TORCHROOM_HUB_RUNTIME": "nvidia"}
+
+    @pytest.mark.parametrize(
+        ("runtimes", "simulated", "has"),
+        [
+            ({"nvidia": {}}, 0, True),
+            ({"nvidia": {}}, 2, False),
+            ({"runc": {}}, 0, False),
+        ],
+    )
+    def test_with_real_ones_users_get_cuda(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        runtimes: dict[str, Any],
+        simulated: int,
+        has: bool,
+    ) -> None:
+        os.environ["TORCHROOM_SIMULATED_GPUS"] = str(simulated)
+        monkeypatch.setattr(gpus, "docker_json", lambda _: {"Runtimes": runtimes})
+        assert gpus.are_real(self.wanted()) is has
 
     def test_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gpus, "docker_json", lambda _: {"Runtimes": {"runc": {}}})
@@ -379,9 +541,9 @@ class TestComposeFile:
             assert service["user"] == "${TORCHROOM_TLS_USER:-1000:1000}"
             assert service["networks"] == ["default"]
         elif name == "engine-gate":  # the hub must not be able to debug it
-            assert service["user"] == "10001:1000"
+            assert service["user"] == "61001:61000"
         else:
-            assert "user" not in service  # the image's own user, 1000
+            assert "user" not in service  # the image's own
 
     def test_the_proxys_api_is_not_on_the_servers_network(
         self, services: dict[str, Any]

@@ -54,6 +54,8 @@ def test_deployments_have_bridges_of_their_own() -> None:
         ("TORCHROOM_SUBNET", "10.0.0.0/8"),
         ("TORCHROOM_SUBNET", "10.9.0.0/25"),
         ("TORCHROOM_SUBNET", "8.8.0.0/16"),
+        ("TORCHROOM_SUBNET", "169.254.0.0/16"),
+        ("TORCHROOM_SUBNET", "127.9.0.0/16"),
         ("TORCHROOM_SUBNET", "fd00::/64"),
         ("TORCHROOM_INTERNET", "perhaps"),
         ("TORCHROOM_ALLOW_NETWORKS", "mirror.example.org"),

@@ -32,6 +32,7 @@ def run(
     *,
     secrets: tuple[Path, ...] = (),
     is_host: bool = False,
+    refused: tuple[tuple[str, str], ...] | None = None,
 ) -> int:
     """Examine, print, and return the exit status.
 
@@ -40,12 +41,16 @@ def run(
         env: The deployment's.
         secrets: Files that only their owner may read.
         is_host: See `read_machine`.
+        refused: See `Deployment`.
     """
     now = datetime.now(UTC)
     machine = read_machine(env, is_host=is_host)
-    findings = examination.examine(machine, read_deployment(env, secrets), now)
+    deployment = read_deployment(
+        env, secrets, is_host=not machine.is_container, refused=refused
+    )
+    findings = examination.examine(machine, deployment, now)
     show = examination.as_json(findings, now) if args.json else None
-    print(show or examination.as_text(findings))
+    print(show or examination.as_text(findings), flush=True)
     return examination.exit_status(findings, is_strict=args.strict)
 
 

@@ -3,7 +3,9 @@
 from datetime import datetime, timedelta
 
 from torchroom import membership
+from torchroom.doctor.gpu_checks import ON_HOST
 from torchroom.doctor.model import Deployment, Finding, fail, ok, unknown, warn
+from torchroom.uids import HUB
 
 RENEW_WITHIN = timedelta(days=14)
 HTTPS = "docs/https.md says how: TORCHROOM_TLS=acme, or files of your own."
@@ -36,12 +38,8 @@ def check_allowed(deployment: Deployment) -> list[Finding]:
         return [fail(name, deployment.courses_error, how)]
     if login is None:
         return [unknown(name, "The login cannot be used.", "See the check `login`.")]
-    if deployment.courses is None:
-        if login.is_local:
-            return [
-                ok(name, "Whoever has the local password; there is no courses.toml.")
-            ]
-        return [fail(name, "There is no courses.toml, so nobody is let in.", how)]
+    if deployment.courses is None:  # another login cannot be set without it
+        return [ok(name, "Whoever has the local password; there is no courses.toml.")]
     try:
         found = membership.read(deployment.courses)
     except membership.MembershipError as error:
@@ -76,9 +74,14 @@ def check_tls(deployment: Deployment, now: datetime) -> Finding:
         return ok(name, "Only this machine reaches the hub; it needs no TLS.")
     url, answer = public.url, deployment.answer
     if answer is None:
-        return unknown(name, f"{url} was not asked.", "Run it while the hub is up.")
+        return unknown(name, f"{url} was not asked.", ON_HOST)
     if answer.is_untrusted:
-        return fail(name, f"Browsers refuse {url}: {answer.error}", HTTPS)
+        return fail(
+            name,
+            f"Browsers refuse {url}: {answer.error}",
+            f"{HTTPS} If your school signs for itself, this machine must know, too: "
+            "update-ca-certificates.",
+        )
     if answer.error:
         return fail(
             name,
@@ -90,7 +93,8 @@ def check_tls(deployment: Deployment, now: datetime) -> Finding:
         return warn(
             name,
             f"The certificate of {url} ends on {ends:%Y-%m-%d}.",
-            "Renew it; with TORCHROOM_TLS=acme see why that failed: docker logs.",
+            "Renew it, then `make up`; with TORCHROOM_TLS=acme see why it was not "
+            "renewed: docker logs torchroom-tls-1",
         )
     if not answer.has_hsts:
         return warn(
@@ -107,9 +111,9 @@ def check_cookies(deployment: Deployment) -> Finding:
     name, public, answer = "cookies", deployment.public, deployment.answer
     if public is not None and not public.is_secure:
         return ok(name, "Cookies stay on this machine.")
-    if answer is None or answer.error:
+    if answer is None or not answer.n_cookies:
         return unknown(
-            name, "No cookie was seen.", "Run it when the check `tls` is ok."
+            name, "No cookie was seen.", "Run it when the hub is up and `tls` is ok."
         )
     if answer.open_cookies:
         return fail(
@@ -137,11 +141,23 @@ def check_subdomains(deployment: Deployment) -> Finding:
     )
 
 
+def check_settings(deployment: Deployment) -> list[Finding]:
+    """Look whether `make up` takes the settings."""
+    name = "settings"
+    if deployment.refused is None:
+        return [unknown(name, "The host's .env cannot be seen here.", ON_HOST)]
+    refused = [fail(name, says, fix) for says, fix in deployment.refused]
+    return refused or [ok(name, "`make up` takes the settings.")]
+
+
 def check_secrets(deployment: Deployment) -> Finding:
     """Look whether others on the machine can read secrets."""
     name = "secrets"
     if deployment.open_files:
         files = " ".join(deployment.open_files)
-        return fail(name, f"Everybody on this machine may read {files}.",
-                    f"chmod o-rwx {files}")  # fmt: skip
+        return fail(
+            name,
+            f"Everybody on this machine may read {files}.",
+            f"chmod o-rwx {files} (and chgrp {HUB} what .env names: the hub reads it)",
+        )
     return ok(name, "No secret is readable for everybody.")

@@ -11,6 +11,7 @@ from torchroom.doctor.model import Container, Engine
 
 DEFAULT = "/var/run/docker.sock"
 ANSWERS_WITHIN_S = 10.0
+CUDA = "org.torchroom.cuda"
 ICC = "com.docker.network.bridge.enable_icc"
 
 
@@ -36,17 +37,21 @@ def read_engine(env: Mapping[str, str]) -> Engine:
     """Return what the engine says of itself and of this deployment's containers.
 
     Args:
-        env: DOCKER_HOST names its socket; COMPOSE_PROJECT_NAME and TORCHROOM_HUB_ID
-            the deployment.
+        env: DOCKER_HOST names its socket; COMPOSE_PROJECT_NAME or TORCHROOM_HUB_ID
+            the deployment; TORCHROOM_USER_IMAGE the users' image.
 
     Raises:
         EngineSilent: It did not answer.
     """
     path = _socket(env.get("DOCKER_HOST", ""))
     info = _get(path, "/info")
+    if not isinstance(info, dict):
+        raise EngineSilent(f"{path}: what answers there is no container engine.")
     devices = info.get("DiscoveredDevices")
     return Engine(
         version=str(info.get("ServerVersion", "")),
+        is_podman="Podman" in str(_get(path, "/version")),
+        system=str(info.get("OperatingSystem", "")),
         default_runtime=str(info.get("DefaultRuntime", "")),
         runtimes=frozenset(info.get("Runtimes") or {}),
         cgroup_driver=str(info.get("CgroupDriver", "")),
@@ -58,12 +63,25 @@ def read_engine(env: Mapping[str, str]) -> Engine:
         warnings=tuple(map(str, info.get("Warnings") or ())),
         containers=_containers(path, env),
         is_network_closed=_is_network_closed(path, env),
+        image_cuda=_image_cuda(path, env.get("TORCHROOM_USER_IMAGE", "")),
     )
 
 
+def _project(env: Mapping[str, str]) -> str:
+    """Return the deployment's name, on the host and in the hub's container."""
+    return env.get("COMPOSE_PROJECT_NAME") or env.get("TORCHROOM_HUB_ID") or "torchroom"
+
+
+def _image_cuda(path: str, image: str) -> str | None:
+    try:
+        found = _get(path, f"/images/{quote(image, safe='/:@')}/json")
+        return str((found["Config"]["Labels"] or {}).get(CUDA, ""))
+    except (EngineSilent, KeyError, TypeError):
+        return None
+
+
 def _is_network_closed(path: str, env: Mapping[str, str]) -> bool | None:
-    project = env.get("COMPOSE_PROJECT_NAME") or "torchroom"
-    labels = [f"com.docker.compose.project={project}"]
+    labels = [f"com.docker.compose.project={_project(env)}"]
     labels.append("com.docker.compose.network=servers")
     try:
         found = _get(path, f"/networks?filters={quote(json.dumps({'label': labels}))}")
@@ -74,11 +92,10 @@ def _is_network_closed(path: str, env: Mapping[str, str]) -> bool | None:
 
 
 def _containers(path: str, env: Mapping[str, str]) -> tuple[Container, ...] | None:
-    project = env.get("COMPOSE_PROJECT_NAME") or env.get("TORCHROOM_HUB_ID")
-    hub_id = env.get("TORCHROOM_HUB_ID") or project or "torchroom"
+    project = _project(env)
     try:
-        services = _list(path, f"com.docker.compose.project={project or hub_id}")
-        servers = _list(path, f"gpuspawner.hub={hub_id}")
+        services = _list(path, f"com.docker.compose.project={project}")
+        servers = _list(path, f"gpuspawner.hub={project}")
         return (
             *(_service(row) for row in services),
             *(_server(path, row) for row in servers if row["State"] == "running"),
@@ -130,6 +147,7 @@ def _get(path: str, target: str) -> Any:
             raise EngineSilent(f"{target.partition('?')[0]} answers {answer.status}.")
         return json.loads(body)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise EngineSilent(f"{path}: {error}.") from error
+        why = getattr(error, "strerror", None) or error
+        raise EngineSilent(f"{path}: {why}.") from error
     finally:
         connection.close()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from torchroom.doctor.model import Driver, Finding, Machine, fail, ok, unknown, warn
-from torchroom.doctor.versions import is_below
+from torchroom.doctor.versions import is_below, parse
 
 # Version of the NVIDIA Container Toolkit that closes them (CVE records).
 ESCAPES = (
@@ -19,7 +19,12 @@ CDI_BY_ITSELF = "28.2.0"
 """From this engine on CDI needs no setting."""
 
 ON_HOST = "Run `make doctor` on the host."
-RENEW_CDI = "Write it anew: nvidia-ctk cdi generate --output=/var/run/cdi/nvidia.yaml"
+INSTALL = (
+    "Install it (Debian: apt-get install nvidia-driver, from non-free; Ubuntu: "
+    "ubuntu-drivers install) and restart the machine."
+)
+DRIVER_FLOORS = {12: "525", 13: "580"}
+"""Major version of CUDA -> the first driver that runs it (NVIDIA's release notes)."""
 
 
 def check_driver(machine: Machine) -> Finding:
@@ -31,15 +36,22 @@ def check_driver(machine: Machine) -> Finding:
         return fail(
             name,
             f"The NVIDIA driver does not answer: {driver.error}",
-            "See `dmesg | grep -i nvrm`; install the driver again for this kernel.",
+            _cure(machine, driver),
         )
     if driver.version is None:
+        if driver.module == "nvidia":
+            return fail(
+                name,
+                "NVIDIA's kernel module runs, but nvidia-smi is not installed.",
+                "Install it in the driver's version (Debian: nvidia-smi; Ubuntu: "
+                "nvidia-utils-…).",
+            )
         if machine.n_pci_gpus:
             return fail(
                 name,
                 f"{machine.n_pci_gpus} NVIDIA GPUs are in this machine, without a "
                 "driver.",
-                "Install it (Debian: apt-get install nvidia-driver) and restart.",
+                INSTALL,
             )
         return ok(name, "No NVIDIA GPU: servers get CPUs only.")
     n_found = len(driver.gpus)
@@ -51,6 +63,29 @@ def check_driver(machine: Machine) -> Finding:
             "See dmesg for the one that is missing; power the machine off and on.",
         )
     return ok(name, says)
+
+
+def _cure(machine: Machine, driver: Driver) -> str:
+    """Return what to do about a driver that is installed and does not answer."""
+    if "version mismatch" in driver.error:
+        return "Restart the machine: the driver was updated while the old one runs."
+    if driver.module == "nouveau":
+        return (
+            "The kernel's nouveau has the GPUs: write `blacklist nouveau` into "
+            "/etc/modprobe.d/nouveau.conf, update-initramfs -u, restart the machine."
+        )
+    if driver.module == "nvidia":
+        return "See `dmesg | grep -i nvrm`; restart the machine."
+    if machine.is_secure_boot:
+        return (
+            "Secure Boot takes signed modules only: enroll the key that signs it "
+            "(mokutil --import; Debian's and Ubuntu's is made by dkms), or switch "
+            "Secure Boot off."
+        )
+    return (
+        "`modprobe nvidia` says why it is not loaded. After a new kernel: install its "
+        "linux-headers, then dkms autoinstall."
+    )
 
 
 def check_persistence(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
@@ -67,6 +102,22 @@ def check_persistence(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG
             "systemctl enable --now nvidia-persistenced",
         )
     return ok(name, "Persistence mode is on.")
+
+
+def check_mig(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
+    """Look whether every GPU that is split has parts to give."""
+    name = "mig"
+    empty = [gpu.uuid for gpu in driver.gpus if gpu.instances == ()]
+    if empty:
+        return fail(
+            name,
+            f"MIG mode is on, without an instance, on {len(empty)} of "
+            f"{len(driver.gpus)} GPUs, like {empty[0]}: nobody can use them.",
+            f"Make some (nvidia-smi mig -i {empty[0]} -cgi PROFILES -C; -lgip lists "
+            f"them), or switch it off: nvidia-smi -i {empty[0]} -mig 0.",
+        )
+    n_split = sum(gpu.instances is not None for gpu in driver.gpus)
+    return ok(name, f"{n_split} of {len(driver.gpus)} GPUs are split.")
 
 
 def check_toolkit(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
@@ -93,7 +144,7 @@ def check_toolkit(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
         return warn(
             name,
             f"NVIDIA Container Toolkit {version} lacks later security fixes.",
-            f"{install} {TOOLKIT_GOOD} or later is known to be good.",
+            f"{install} At least {TOOLKIT_GOOD}.",
         )
     return ok(name, f"NVIDIA Container Toolkit {version}.")
 
@@ -103,12 +154,19 @@ def check_runtime(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
     name, engine = "runtime", machine.engine
     if engine is None:
         return unknown(name, "The engine does not answer.", "See the check `engine`.")
-    can_attach = "nvidia" in engine.runtimes or bool(engine.cdi_devices)
-    if not can_attach:
+    if "nvidia" not in engine.runtimes:
         return fail(
             name,
-            "The engine cannot attach GPUs.",
+            "The engine has no runtime `nvidia`: the hub sees no GPU.",
             "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker",
+        )
+    if machine.sets_cgroups is False:
+        return fail(
+            name,
+            "no-cgroups is set for the toolkit: it leaves containers' GPUs closed to "
+            "them.",
+            "nvidia-ctk config --in-place --set nvidia-container-cli.no-cgroups=false, "
+            "then start the servers again.",
         )
     if engine.default_runtime == "nvidia":
         also = " and images may ask for all GPUs" if machine.accepts_env else ""
@@ -123,14 +181,20 @@ def check_runtime(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
     )
 
 
-def check_cgroups(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
+def _by_cdi(machine: Machine, driver: Driver) -> bool:
+    """Whether the engine attaches every GPU by CDI."""
+    known = (machine.engine and machine.engine.cdi_devices) or frozenset()
+    return {f"nvidia.com/gpu={uuid}" for uuid in driver.uuids} <= known
+
+
+def check_cgroups(machine: Machine, driver: Driver) -> Finding:
     """Look whether `systemctl daemon-reload` would take GPUs away from servers."""
     name, engine = "cgroup", machine.engine
     if engine is None:
         return unknown(name, "The engine does not answer.", "See the check `engine`.")
     if engine.cgroup_driver != "systemd":
         return ok(name, f"The cgroup driver is {engine.cgroup_driver}.")
-    if engine.cdi_devices:
+    if _by_cdi(machine, driver):
         return ok(name, "GPUs are attached by CDI, which a daemon-reload leaves alone.")
     if machine.has_char_links is None:
         return unknown(name, "/dev/char of the host cannot be seen here.", ON_HOST)
@@ -166,25 +230,60 @@ def check_cdi(machine: Machine, driver: Driver) -> Finding:
                 name,
                 f"{spec.path} was made for driver {', '.join(sorted(others))}, but "
                 f"{driver.version} runs.",
-                RENEW_CDI,
+                f"Write it anew: nvidia-ctk cdi generate --output={spec.path}",
             )
     listed = frozenset().union(*(spec.devices for spec in machine.cdi))
-    missing = [gpu.uuid for gpu in driver.gpus if gpu.uuid not in listed]
+    missing = [uuid for uuid in driver.uuids if uuid not in listed]
     if missing:
         return fail(
             name,
-            f"The CDI files lack {len(missing)} of {len(driver.gpus)} GPUs by UUID, "
+            f"The CDI files lack {len(missing)} of {len(driver.uuids)} GPUs by UUID, "
             f"like {missing[0]}.",
-            f"{RENEW_CDI} --device-name-strategy=uuid",
+            f"Write it anew: nvidia-ctk cdi generate --output={machine.cdi[0].path} "
+            "--device-name-strategy=uuid",
         )
-    return ok(name, f"CDI lists all {len(driver.gpus)} GPUs for this driver.")
+    return ok(name, f"CDI lists all {len(driver.uuids)} GPUs for this driver.")
+
+
+def check_image(machine: Machine, driver: Driver) -> Finding:
+    """Look whether PyTorch in the users' image can use these GPUs."""
+    name, engine = "image", machine.engine
+    if engine is None:
+        return unknown(name, "The engine does not answer.", "See the check `engine`.")
+    cuda = engine.image_cuda
+    if cuda is None:
+        return unknown(name, "There is no image to look at.", "Run it after `make up`.")
+    if cuda == "none":
+        return fail(
+            name,
+            "The users' image has no CUDA: PyTorch finds no GPU there.",
+            "Take TORCHROOM_USER_IMAGE out of .env: `make up` builds one that has it.",
+        )
+    found = parse(cuda)
+    if found is None:
+        return unknown(
+            name,
+            "The users' image does not say which CUDA it has.",
+            "Try it in a server: python -c 'import torch; torch.zeros(1).cuda()'",
+        )
+    floor = DRIVER_FLOORS.get(found[0])
+    if floor and is_below(str(driver.version), f"{floor}.0"):
+        return fail(
+            name,
+            f"The users' image has CUDA {cuda}, which needs driver {floor}; "
+            f"{driver.version} runs.",
+            f"Install driver {floor} or later and restart the machine.",
+        )
+    return ok(name, f"The users' image has CUDA {cuda}, which this driver runs.")
 
 
 WITH_DRIVER: Sequence[Callable[[Machine, Driver], Finding]] = (
     check_persistence,
+    check_mig,
     check_toolkit,
     check_runtime,
     check_cgroups,
     check_cdi,
+    check_image,
 )
 """What is worth a look where there is a driver with GPUs."""

@@ -1,8 +1,19 @@
 """Checks of the machine and its engine, with or without GPUs. Pure."""
 
 from torchroom.doctor.gpu_checks import ON_HOST
-from torchroom.doctor.model import Disk, Finding, Machine, fail, ok, unknown, warn
+from torchroom.doctor.model import (
+    Deployment,
+    Disk,
+    Engine,
+    Finding,
+    Machine,
+    fail,
+    ok,
+    unknown,
+    warn,
+)
 from torchroom.doctor.versions import is_below
+from torchroom.uids import GATE, HUB
 
 ENGINE_FLOOR = "20.10"
 GIB = 1 << 30
@@ -10,6 +21,21 @@ DISK_LEAST_BYTES, DISK_GOOD_BYTES = 5 * GIB, 20 * GIB
 INODES_LEAST = 50_000
 SHM_ENGINE_DEFAULT = 64 << 20
 NO_LIMIT = ("No memory limit support", "No cpu cfs quota support", "No pids limit")
+NO_SWAP_LIMIT = "No swap limit support"
+CONTROLLERS = "on the kernel's command line, or cgroup v2."
+SILENCE = {
+    "No such file": "`make up` installs and starts it; or set DOCKER_HOST to its "
+    "socket.",
+    "Permission denied": "Run it as root, or as a member of the group docker.",
+    "unix://": "Set DOCKER_HOST to a unix:// socket, or unset it.",
+    "timed out": "See `journalctl -u docker`; systemctl restart docker.",
+}
+"""Words of why the engine does not answer -> what to do; else it is not running."""
+SERVICES = frozenset({"proxy", "firewall", "engine-gate", "hub"})
+"""Those of docker-compose.yml that every deployment has."""
+REFUSES_VSOCK = "23.0"
+"""The first engine whose seccomp profile refuses containers virtual sockets."""
+SEE_ENGINE = "See the check `engine`."
 
 
 def check_engine(machine: Machine) -> Finding:
@@ -19,7 +45,17 @@ def check_engine(machine: Machine) -> Finding:
         return fail(
             name,
             f"The container engine does not answer: {machine.engine_error}",
-            "Start it (systemctl start docker), or set DOCKER_HOST.",
+            next(
+                (fix for why, fix in SILENCE.items() if why in machine.engine_error),
+                "Start it: systemctl start docker",
+            ),
+        )
+    if engine.is_podman:
+        return fail(
+            name,
+            "This is Podman, not Docker.",
+            "apt-get remove podman-docker, or unset DOCKER_HOST; `make up` then "
+            "installs Docker.",
         )
     if is_below(engine.version, ENGINE_FLOOR) is not False:
         return fail(
@@ -32,17 +68,48 @@ def check_engine(machine: Machine) -> Finding:
         return fail(
             name,
             f"Docker {engine.version} cannot limit servers: {lacks[0]}",
-            "Switch the cgroup controllers on: cgroup_enable=memory on the kernel's "
-            "command line, or cgroup v2.",
+            f"Switch the cgroup controllers on: cgroup_enable=memory {CONTROLLERS}",
         )
-    return ok(name, f"Docker {engine.version}.")
+    if "name=userns" in engine.security:
+        return fail(
+            name,
+            "The engine maps users (userns-remap): the hub cannot see the host's "
+            "processes.",
+            "Take userns-remap out of /etc/docker/daemon.json and restart docker.",
+        )
+    return _check_kind(engine)
+
+
+def _check_kind(engine: Engine) -> Finding:
+    """Look whether the engine is of a kind that Torchroom is tried with."""
+    name = "engine"
+    if any(NO_SWAP_LIMIT in text for text in engine.warnings):
+        return warn(
+            name,
+            f"Docker {engine.version} cannot limit swap: a server can take more than "
+            "its memory.",
+            f"swapaccount=1 {CONTROLLERS}",
+        )
+    if "name=rootless" in engine.security:
+        kind, away = "rootless", "unset DOCKER_HOST"
+    elif engine.system == "Docker Desktop":
+        kind, away = "Docker Desktop's, in a virtual machine", "stop Docker Desktop"
+    elif engine.root_dir.startswith("/var/snap/"):
+        kind, away = "a snap's, which sees few folders", "snap remove docker"
+    else:
+        return ok(name, f"Docker {engine.version}.")
+    return warn(
+        name,
+        f"Docker {engine.version} is {kind}: nobody has tried Torchroom with it.",
+        f"To be sure: {away}; `make up` then starts or installs the machine's own.",
+    )
 
 
 def check_seccomp(machine: Machine) -> Finding:
     """Look whether the engine filters containers' system calls."""
     name, engine = "seccomp", machine.engine
     if engine is None:
-        return unknown(name, "The engine does not answer.", "See the check `engine`.")
+        return unknown(name, "The engine does not answer.", SEE_ENGINE)
     profiles = [entry for entry in engine.security if "name=seccomp" in entry]
     if not profiles or "unconfined" in profiles[0]:
         return fail(
@@ -72,7 +139,8 @@ def check_exposure(machine: Machine) -> Finding:
 def check_disks(machine: Machine) -> list[Finding]:
     """Look for room where images, homes and the hub's data are."""
     if not machine.disks:
-        return [unknown("disk", "The engine's folder cannot be seen here.", ON_HOST)]
+        where = ON_HOST if machine.is_container else "See `docker system df`."
+        return [unknown("disk", "The engine's folder cannot be seen here.", where)]
     return [_check_disk(disk) for disk in machine.disks]
 
 
@@ -80,7 +148,10 @@ def _check_disk(disk: Disk) -> Finding:
     name = "disk"
     free = f"{disk.free_bytes / GIB:.1f} GiB of {disk.total_bytes / GIB:.0f} free"
     says = f"{disk.what} ({disk.path}): {free}."
-    fix = "Delete old images (docker image prune -a) and what nobody needs, or grow it."
+    fix = (
+        "docker builder prune and docker image prune delete what nobody uses (-a would "
+        "delete the users' image, too); or grow it."
+    )
     if disk.free_bytes < DISK_LEAST_BYTES:
         return fail(name, says, fix)
     if disk.free_inodes is not None and disk.free_inodes < INODES_LEAST:
@@ -94,7 +165,7 @@ def check_shm(machine: Machine) -> Finding:
     """Look whether running servers have shared memory enough for PyTorch's loaders."""
     name, engine = "shm", machine.engine
     if engine is None or engine.containers is None:
-        return unknown(name, "The servers cannot be listed.", "See the check `engine`.")
+        return unknown(name, "The servers cannot be listed.", _elsewhere(machine))
     servers = [c for c in engine.containers if not c.service]
     small = [
         server.name
@@ -144,41 +215,96 @@ def check_isolation(machine: Machine) -> Finding:
             "The servers' network lets servers reach each other.",
             "make down, then make up: it gets its present shape.",
         )
-    if engine is None or engine.is_network_closed is None:
+    if engine is None or machine.is_container:
+        return unknown(
+            name, "The servers' network cannot be seen here.", _elsewhere(machine)
+        )
+    if engine.is_network_closed is None:
         return unknown(
             name, "There is no servers' network to look at.", "Run it after `make up`."
         )
     return ok(name, "The servers' network is closed; the firewall opens what it must.")
 
 
-def check_namesake(machine: Machine) -> Finding:
-    """Look whether a hub that was taken over could act as a person of the host.
+def check_vsock(machine: Machine) -> Finding:
+    """Look whether servers have sockets that pass no network, and so no firewall."""
+    name, engine = "vsock", machine.engine
+    if engine is None:
+        return unknown(name, "The engine does not answer.", SEE_ENGINE)
+    if is_below(engine.version, REFUSES_VSOCK) is False:
+        return ok(name, "The engine refuses servers virtual sockets.")
+    if machine.has_vsock is None:
+        return unknown(name, "The kernel's protocols cannot be seen here.", ON_HOST)
+    if machine.has_vsock:
+        return warn(
+            name,
+            f"Docker {engine.version} lets servers open virtual sockets (AF_VSOCK), "
+            "which lead past the firewall to the hypervisor and its machines.",
+            f"Install Docker {REFUSES_VSOCK} or later, or keep the kernel module out: "
+            "write `install vsock /bin/false` into /etc/modprobe.d/no-vsock.conf and "
+            "restart the machine.",
+        )
+    return ok(name, "The kernel has no virtual sockets.")
 
-    It sees the host's processes, so those of its own user number are open to it.
+
+def check_addresses(machine: Machine, deployment: Deployment) -> Finding:
+    """Look whether the servers' addresses are somebody else's, too."""
+    name, subnet = "addresses", deployment.subnet
+    if machine.routes is None or subnet is None:
+        return unknown(name, "The host's routes cannot be seen here.", ON_HOST)
+    for route in machine.routes:
+        if route.interface == deployment.bridge or not route.network.overlaps(subnet):
+            continue
+        other = f"{route.network} ({route.interface})"
+        fix = (
+            "Set TORCHROOM_SUBNET in .env to a private network that is used nowhere "
+            "else; make down, then make up."
+        )
+        if route.network.subnet_of(subnet):
+            return fail(
+                name,
+                f"The servers' addresses {subnet} are also those of {other}: servers "
+                "there are not reached.",
+                fix,
+            )
+        return warn(
+            name,
+            f"The servers' addresses {subnet} are a part of {other}: what has them "
+            "there is not reached from this machine.",
+            fix,
+        )
+    return ok(name, f"Nothing else has the servers' addresses {subnet}.")
+
+
+def check_namesake(machine: Machine) -> Finding:
+    """Look whether somebody on the host is one user with the hub or its gate.
+
+    To the kernel it is the number that counts: either may do with the other's
+    processes whatever a user may, and the gate's user has the engine.
     """
-    name, engine = "hub-user", machine.engine
-    if engine and any("name=apparmor" in entry for entry in engine.security):
-        return ok(name, "AppArmor keeps the hub away from the host's processes.")
+    name = "hub-user"
     if machine.namesake is None:
         return unknown(name, "The host's users cannot be seen here.", ON_HOST)
     if machine.namesake:
         return warn(
             name,
-            f"The hub has the user number of {machine.namesake}, and no AppArmor keeps "
-            "it from that person's processes.",
-            "Install AppArmor, or let nobody with number 1000 work on this machine.",
+            f"{machine.namesake} on this machine has a user number of the hub's "
+            f"({HUB}) or of its gate ({GATE}): they can get at each other's processes.",
+            "Let nobody with such a number work here, or give them another (usermod "
+            "--uid).",
         )
-    return ok(name, "Nobody on the host has the hub's user number.")
+    return ok(name, "Nobody on the host has the hub's or the gate's user number.")
 
 
 def check_services(machine: Machine) -> list[Finding]:
     """Look whether all of the deployment runs and is healthy."""
     name, engine = "services", machine.engine
     if engine is None or engine.containers is None:
-        return [unknown(name, "They cannot be listed.", "See the check `engine`.")]
+        return [unknown(name, "They cannot be listed.", _elsewhere(machine))]
     services = [c for c in engine.containers if c.service]
     if not services:
         return [ok(name, "The deployment is not up.")]
+    missing = sorted(SERVICES - {c.service for c in services})
     sick = [
         fail(
             name,
@@ -188,4 +314,13 @@ def check_services(machine: Machine) -> list[Finding]:
         for c in services
         if c.state != "running" or c.health == "unhealthy"
     ]
+    sick += [
+        fail(name, f"The service {service} is not there.", "make up")
+        for service in missing
+    ]
     return sick or [ok(name, f"All {len(services)} services run.")]
+
+
+def _elsewhere(machine: Machine) -> str:
+    """Return where to look for what the engine does not tell here."""
+    return ON_HOST if machine.is_container else SEE_ENGINE

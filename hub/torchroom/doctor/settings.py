@@ -2,12 +2,13 @@
 
 import http.client
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from ipaddress import IPv4Network
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
-from torchroom.auth.settings import LoginSettings
 from torchroom.auth.settings import read as read_login
 from torchroom.doctor.model import Answer, Deployment
 from torchroom.public import Public
@@ -16,20 +17,28 @@ from torchroom.settings import SettingError
 
 ANSWERS_WITHIN_S = 10.0
 OTHERS_READ = 0o004
+Read = TypeVar("Read")
 
 
 def read_deployment(
-    env: Mapping[str, str], secrets: tuple[Path, ...] = ()
+    env: Mapping[str, str],
+    secrets: tuple[Path, ...] = (),
+    *,
+    is_host: bool = True,
+    refused: tuple[tuple[str, str], ...] | None = None,
 ) -> Deployment:
     """Return what can be read of the settings; asks the public address if it is HTTPS.
 
     Args:
         env: The deployment's.
         secrets: Files with secrets, beside those that the environment names.
+        is_host: Whether an address of this machine alone is the hub's: inside a
+            container it is the container's.
+        refused: See Deployment.
     """
-    login, login_error = _login(env)
+    login, login_error = _tried(read_login, env)
     courses, error = _courses(login.courses_file if login else None)
-    public, public_error = _public(env)
+    public, public_error = _tried(read_public, env)
     named = [Path(env[key]) for key in env if key.endswith("_SECRET_FILE") and env[key]]
     return Deployment(
         login=login,
@@ -38,22 +47,32 @@ def read_deployment(
         public_error=public_error,
         courses=courses,
         courses_error=error,
-        answer=ask(public.url) if public and public.is_secure else None,
+        answer=ask(public.url) if public and _is_asked(public, is_host) else None,
         open_files=tuple(str(path) for path in (*secrets, *named) if _is_open(path)),
+        refused=refused,
+        subnet=_subnet(env.get("TORCHROOM_SUBNET", "")),
+        bridge=env.get("TORCHROOM_BRIDGE", ""),
     )
 
 
-def _public(env: Mapping[str, str]) -> tuple[Public | None, str]:
-    try:
-        return read_public(env), ""
-    except SettingError as error:
-        return None, str(error)
+def _is_asked(public: Public, is_host: bool) -> bool:
+    return public.is_secure and (is_host or not public.is_loopback)
 
 
-def _login(env: Mapping[str, str]) -> tuple[LoginSettings | None, str]:
+def _subnet(text: str) -> IPv4Network | None:
     try:
-        return read_login(env), ""
-    except SettingError as error:
+        return IPv4Network(text)
+    except ValueError:
+        return None
+
+
+def _tried(
+    read: Callable[[Mapping[str, str]], Read], env: Mapping[str, str]
+) -> tuple[Read | None, str]:
+    """Return what a reader of settings returns, or why it does not."""
+    try:
+        return read(env), ""
+    except (SettingError, OSError) as error:
         return None, str(error)
 
 
@@ -97,7 +116,6 @@ def _ask(url: str, context: ssl.SSLContext) -> Answer:
         certificate = connection.sock.getpeercert() or {}
         connection.request("GET", "/hub/login")
         answer = connection.getresponse()
-        answer.read()
     finally:
         connection.close()
     cookies = answer.headers.get_all("Set-Cookie") or []
@@ -109,6 +127,7 @@ def _ask(url: str, context: ssl.SSLContext) -> Answer:
         if ends
         else None,
         has_hsts="Strict-Transport-Security" in answer.headers,
+        n_cookies=len(cookies),
         open_cookies=tuple(
             cookie.partition("=")[0]
             for cookie in cookies
