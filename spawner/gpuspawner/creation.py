@@ -203,6 +203,7 @@ class CreatingSpawner(ConfiguredSpawner):
         return {
             "user": self.owner.user,
             "server": self.owner.server,
+            "lease_id": lease.id,
             "lease": {
                 "id": lease.id,
                 "devices": [

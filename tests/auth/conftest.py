@@ -10,7 +10,7 @@ from testbed.login_hub import LoginHub, login_hub
 
 FAST = """
 c.OidcAuthenticator.auth_refresh_age = 1
-c.OidcAuthenticator.timeout_s = 2
+c.OidcAuthenticator.timeout_s = 5
 """
 """Asks for groups again after a second, not after five minutes, and waits less long."""
 

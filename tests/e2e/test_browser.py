@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 from testbed.browser import choose, log_in
 from testbed.hub import Deployment, User
 
@@ -14,15 +14,25 @@ pytestmark = [pytest.mark.docker, pytest.mark.browser]
 
 READY_MS = 90_000
 RUN_MS = 120_000
+MARGIN = 24
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 
 
-def keep(page: Page, name: str, folder: Path) -> None:
-    """Take a screenshot: into the documentation if asked for, else into tmp."""
+def keep(page: Page, name: str, folder: Path, *, last: Locator | None = None) -> None:
+    """Take a screenshot: into the documentation if asked for, else into tmp.
+
+    What is below `last` is left out.
+    """
     if os.environ.get("TORCHROOM_UPDATE_PICTURES") == "1":
         PICTURES.mkdir(parents=True, exist_ok=True)
         folder = PICTURES
-    page.screenshot(path=folder / name)
+    size = page.viewport_size
+    assert size is not None
+    box = last.bounding_box() if last else None
+    end = int(box["y"] + box["height"]) + MARGIN if box else size["height"]
+    height = min(end, size["height"])
+    clip: FloatRect = {"x": 0, "y": 0, "width": size["width"], "height": height}
+    page.screenshot(path=folder / name, clip=clip)
 
 
 def test_log_in_choose_a_gpu_and_run_the_notebook(
@@ -33,7 +43,7 @@ def test_log_in_choose_a_gpu_and_run_the_notebook(
     log_in(page, deployment, student.name)
     expect(page.locator("input[name=offer][value='1-gpu']")).to_be_visible()
     expect(page.get_by_text("simulated").first).to_be_visible()
-    keep(page, "spawn.png", tmp_path)
+    keep(page, "spawn.png", tmp_path, last=page.locator("#spawn_form"))
 
     choose(page, "1-gpu")
     expect(page.locator("#progress-message")).not_to_be_empty(timeout=20_000)
@@ -51,7 +61,8 @@ def test_log_in_choose_a_gpu_and_run_the_notebook(
     expect(uuid.first).to_be_visible(timeout=RUN_MS)
     wait_until_idle(page)
     assert "Traceback" not in page.locator(".jp-Notebook").inner_text()
-    page.get_by_text(name).first.scroll_into_view_if_needed()
+    heading = page.get_by_role("heading", name="Your GPUs")
+    heading.evaluate("heading => heading.scrollIntoView()")
     keep(page, "welcome.png", tmp_path)
 
 

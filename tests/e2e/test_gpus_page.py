@@ -1,13 +1,13 @@
 """Admins see who holds which GPU, and take one out of service; nobody else does."""
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.test_browser import keep
 from playwright.sync_api import Locator, Page, expect
 from prometheus_client.parser import text_string_to_metric_families
 from testbed.engine import wait_until
@@ -17,7 +17,6 @@ pytestmark = pytest.mark.docker
 
 READ = "custom:gpus:read"
 SEEN_MS = 20_000
-PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 JSON = dict[str, Any]
 
 
@@ -219,6 +218,12 @@ def test_an_admin_sees_who_holds_what_and_quarantines_a_gpu(
         queue = page.locator("#gpus-queue")
         expect(queue).to_contain_text("too few such GPUs work now", timeout=SEEN_MS)
         keep(page, "gpus.png", tmp_path)
+
+        page.route("**/hub/api/gpus", lambda route: route.fulfill(status=503))
+        failure = page.get_by_text("may be old: the hub does not answer.")
+        expect(failure).to_be_visible(timeout=SEEN_MS)
+        page.unroute("**/hub/api/gpus")
+        expect(failure).to_be_hidden(timeout=SEEN_MS)
         assert holder.answers()
         waiter.request_stop()
     holder.stop()
@@ -257,11 +262,3 @@ def test_an_admin_sees_who_holds_what_and_quarantines_a_gpu(
         within_s=60,
     )
     assert uuid in last.start("4-gpu").devices
-
-
-def keep(page: Page, name: str, folder: Path) -> None:
-    """Take a screenshot: into the documentation if asked for, else into tmp."""
-    if os.environ.get("TORCHROOM_UPDATE_PICTURES") == "1":
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        folder = PICTURES
-    page.screenshot(path=folder / name)

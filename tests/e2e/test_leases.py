@@ -157,6 +157,9 @@ def test_a_cpu_server_need_not_wait(rush: Rush) -> None:
     assert (status, listing.strip()) == (1, "0")
     environment = user.container().attrs["Config"]["Env"]
     assert "NVIDIA_VISIBLE_DEVICES=void" in environment
+    _, told = user.execute("sh", "-c", "cat $GPUSPAWNER_FACTS")
+    facts = json.loads(told)
+    assert (facts["lease_id"], facts["lease"]) == (lease.id, None)
     user.stop()
 
 

@@ -19,7 +19,7 @@ SHOWN_MS = 30_000
 NOTICED_MS = 90_000
 READY_MS = 90_000
 LAB = "**/lab/tree/welcome.ipynb*"
-LIMIT_S, GRACE_S = 20, 2
+LIMIT_S, GRACE_S = 40, 2
 
 
 def queue(deployment: Deployment) -> list[str]:

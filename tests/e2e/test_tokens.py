@@ -5,10 +5,12 @@ import io
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import requests
+from e2e.test_browser import keep
 from playwright.sync_api import Page, expect
 from testbed.browser import log_in
 from testbed.engine import wait_until
@@ -117,9 +119,16 @@ def test_everybody_gets_a_welcome_once(
 
 @pytest.mark.browser
 def test_the_page_shows_the_tokens_and_takes_a_voucher(
-    page: Page, deployment: Deployment, people: Callable[[str], User], admin: User
+    page: Page,
+    deployment: Deployment,
+    people: Callable[[str], User],
+    admin: User,
+    tmp_path: Path,
 ) -> None:
-    """From the hub's menu, without another login; a code counts once."""
+    """From the hub's menu, without another login; a code counts once.
+
+    Of a server that runs it says what it uses, and how long the tokens last.
+    """
     until = datetime.now(UTC) + timedelta(days=1)
     made = post(admin, "/vouchers", microtokens=5 * TOKEN, expires_at=until.isoformat())
     assert made.status_code == 201, made.text
@@ -138,6 +147,10 @@ def test_the_page_shows_the_tokens_and_takes_a_voucher(
     page.get_by_role("button", name="Redeem").click()
     expect(page.get_by_role("status")).not_to_contain_text("Redeemed")
     assert tokens_of(user)["available"] == WELCOME + 5 * TOKEN
+    user.start("1-gpu")
+    page.reload()
+    expect(page.get_by_text("At this rate your tokens last for")).to_be_visible()
+    keep(page, "tokens.png", tmp_path, last=page.locator("main"))
 
 
 # -- who may -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """JupyterLab says that a server will stop, counts down, and takes more time for tokens.
 
-A hub of its own with the real steward, whose policy lets servers grow ten minutes old.
+A hub of its own with the real steward. Its policy gives servers whose GPUs compute
+nothing some minutes, those with two GPUs less; what NVML tells of them is scripted.
 """
 
 import re
@@ -11,11 +12,12 @@ from uuid import uuid4
 import docker
 import pytest
 import requests
-from e2e.test_browser import keep
+from e2e.test_browser import keep, wait_until_idle
 from playwright.sync_api import Locator, Page, expect
 from testbed.browser import choose, log_in
 from testbed.engine import wait_until
 from testbed.gpu import state as states
+from testbed.gpu.state import GIB
 from testbed.hub import JSON, User, crowd
 from testbed.hub_process import HubProcess, hub_process, own
 from testbed.tokens import TOKEN, Tokens, ask
@@ -24,7 +26,8 @@ from torchroom.steward.store import Store
 pytestmark = [pytest.mark.docker, pytest.mark.browser]
 
 READY_MS = 90_000
-SEEN_WITHIN_S = 60
+SEEN_WITHIN_S = 120
+STOPPED_WITHIN_S = 150
 PANEL = (
     "import sys; sys.path.insert(0, '/opt/torchroom');"
     " from torchroom_welcome import show; print(show.tokens())"
@@ -32,22 +35,26 @@ PANEL = (
 WELCOME = Path(__file__).resolve().parents[2] / "welcome" / "torchroom_welcome"
 POLICY = """
 [default]
-idle_minutes = false
-several_gpus_idle_minutes = false
+idle_minutes = 11.3
+grace_minutes = 0
 cpu_idle_minutes = false
 warn_minutes = 10
-max_age_hours = 0.184
 extend_minutes = 30
 extensions = 2
 extension_price = "1.5"
+[size."2-gpu"]
+idle_minutes = 1.5
+several_gpus_idle_minutes = 1.5
+warn_minutes = 1
 """
 # What jupyterhub_config.py has beside what every hub of the tests has.
 CONFIGURATION = """
 from gpuspawner import window
-from torchroom import roles
+from torchroom import pages, roles
 from torchroom.membership import Membership
 from torchroom.steward import service as steward
 c.JupyterHub.extra_handlers = window.handlers(c.JupyterHub.spawner_class)
+c.JupyterHub.template_paths = [pages.TEMPLATES]
 c.JupyterHub.services.append({{
     "name": roles.STEWARD,
     "command": steward.COMMAND,
@@ -83,7 +90,7 @@ def hub(
     gpu_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[HubProcess]:
-    """A hub with tokens and the steward; what the test starts is free."""
+    """A hub with two GPUs, tokens and the steward; what a test starts is free."""
     folder = tmp_path_factory.mktemp("warnings")
     policy = folder / "steward.toml"
     policy.write_text(POLICY)
@@ -94,11 +101,11 @@ def hub(
         folder,
         name="torchroom-warnings",
         port=8090,
-        gpus=own(states.mixed()[:1]),
+        gpus=own(states.simple(2)),
         configuration=CONFIGURATION.format(
             policy=policy, home=WELCOME.parent / "home", package=WELCOME
         ),
-        tokens=Tokens({"*": "12", "cpu": "0"}, welcome="100"),
+        tokens=Tokens({"*": "0"}, welcome="100"),
     ) as running:
         yield running
 
@@ -136,30 +143,22 @@ def admin_does(user: User, what: str, microtokens: int) -> requests.Response:
 def test_jupyterlab_warns_counts_down_and_extends(
     page: Page, hub: HubProcess, user: User, tmp_path: Path
 ) -> None:
-    """One notification; after a click the server lives longer, and tokens are taken.
+    """Of an idle GPU; after a click the server lives longer, and tokens are taken.
 
-    Who cannot pay is told why in the same notification.
+    Who cannot pay is told why, and can try again.
     """
-    log_in(page, hub, user.name)
-    choose(page, "cpu")
-    page.wait_for_url("**/lab/tree/welcome.ipynb*", timeout=READY_MS)
-    expect(page.locator(".jp-Notebook")).to_be_visible(timeout=READY_MS)
-    wait_until(
-        lambda: notice_of(user), what="the steward warns", within_s=SEEN_WITHIN_S
-    )
-    look_now(page)
-
-    warning = warning_of(page)
-    expect(warning).to_have_count(1)
-    expect(warning).to_contain_text("(")  # the time, and then why
+    start(page, hub, user, "1-gpu")
+    warning = see_warning(page, user)
+    expect(warning).to_contain_text("The GPU of this server has computed nothing for")
     countdown = page.get_by_role("timer")
     expect(countdown).to_have_text(re.compile(r"This server stops in \d+:\d\d"))
     first = countdown.inner_text()
     expect(countdown).not_to_have_text(first)
-    more = page.get_by_role("button", name="Extend 30 minutes (1.5 tokens, 2 left)")
+    expect(warning).to_contain_text("You can extend it 2 times.")
+    more = page.get_by_role("button", name="Extend 30 minutes (1.5 tokens)")
     expect(more).to_have_count(1)
     keep(page, "warning.png", tmp_path)
-    assert "30 min more: 1.5 tokens, 2 left" in user.python(PANEL)
+    assert "30 min more: 1.5 tokens, 2 times left" in user.python(PANEL)
 
     assert admin_does(user, "take-backs", 99 * TOKEN).ok
     more.click()
@@ -187,6 +186,71 @@ def test_jupyterlab_warns_counts_down_and_extends(
     look_now(page)
     expect(countdown).to_be_hidden()
     expect(warning).to_have_count(0)
+
+
+def test_who_computes_keeps_the_server_and_who_does_not_loses_it(
+    page: Page, hub: HubProcess, user: User
+) -> None:
+    """The warning goes when a kernel computes; the page says why it was stopped."""
+    start(page, hub, user, "2-gpu")
+    idle = "The GPUs of this server have computed nothing for"
+    warning = see_warning(page, user)
+    expect(warning).to_contain_text(idle)
+    (uuid, _) = user.lease().devices
+    kernel = pid_of(user, "ipykernel")
+    with hub.change() as gpus:
+        gpus.process(uuid, kernel, GIB, sm=80, live=True)
+        gpus.set_utilisation(uuid, 90)
+    wait_until(
+        lambda: notice_of(user) is None,
+        what="the warning is taken back",
+        within_s=SEEN_WITHIN_S,
+    )
+    look_now(page)
+    expect(warning).to_have_count(0)
+    expect(page.get_by_role("timer")).to_be_hidden()
+    assert user.answers()
+
+    with hub.change() as gpus:
+        gpus.end_process(kernel)
+        gpus.set_utilisation(uuid, 0)
+    see_warning(page, user)
+    wait_until(user.is_idle, what="it is stopped", within_s=STOPPED_WITHIN_S)
+    gone = page.locator(".Toastify__toast").filter(has_text="This server has stopped")
+    expect(gone).to_contain_text(idle, timeout=READY_MS)
+    expect(page.get_by_text("Server unavailable")).to_be_visible(timeout=READY_MS)
+
+    page.reload()
+    why = "Your last server stopped: its GPUs computed nothing for"
+    expect(page.get_by_role("alert").filter(has_text=why)).to_be_visible()
+    page.get_by_role("button", name="Launch Server").click()
+    expect(page.get_by_role("alert").filter(has_text=why)).to_be_visible()
+
+
+def start(page: Page, hub: HubProcess, user: User, offer: str) -> None:
+    """Log in, choose a server, and wait until the welcome notebook has a kernel."""
+    log_in(page, hub, user.name)
+    choose(page, offer)
+    page.wait_for_url("**/lab/tree/welcome.ipynb*", timeout=READY_MS)
+    expect(page.locator(".jp-Notebook")).to_be_visible(timeout=READY_MS)
+    wait_until_idle(page)
+
+
+def see_warning(page: Page, user: User) -> Locator:
+    """Wait until the steward warns; returns the one notification that says it."""
+    wait_until(
+        lambda: notice_of(user), what="the steward warns", within_s=SEEN_WITHIN_S
+    )
+    look_now(page)
+    warning = warning_of(page)
+    expect(warning).to_have_count(1)
+    return warning
+
+
+def pid_of(user: User, name: str) -> int:
+    """The PID on the host of a program in the user's server."""
+    rows = user.container().top(ps_args="-eo pid,args")["Processes"]
+    return next(int(pid) for pid, args in rows if name in args)
 
 
 def fee_of(user: User) -> int:

@@ -139,7 +139,7 @@ async def test_a_warning_is_handed_on(console: Console, here: dict[str, Any]) ->
     notice = said.body["notice"]
     assert isinstance(notice, dict)
     assert notice["seconds_left"] == 290
-    assert notice["next_extension"] == 1
+    assert (notice["reason"], notice["next_extension"]) == ("idle", 1)
     assert (said.body["every_s"], said.body["hidden_every_s"]) == (30, 60)
     path = f"{PREFIX}/me/servers/-/notice"
     assert console.asked == [("GET", path, "token of-this-server", None)]
@@ -160,6 +160,21 @@ async def test_many_tabs_ask_the_hub_once(
     clock.s += 1
     await made.notice()
     assert len(console.asked) == 2
+
+
+async def test_many_tabs_ask_a_silent_hub_once(
+    console: Console, here: dict[str, Any]
+) -> None:
+    """None waits behind the others, nor does an extension, while the hub is away."""
+    console.answers["notice"] = (503, {})
+    clock = Clock()
+    made = Desk(clock)
+    said = await asyncio.gather(*(made.notice() for _ in range(10)))
+    assert {answer.status for answer in said} == {503}
+    assert len(console.asked) == 1
+    console.answers["notice"] = (200, NOTICE)
+    clock.s += desk.KEPT_S
+    assert (await made.notice()).status == 200
 
 
 async def test_nothing_to_say_is_said(console: Console, here: dict[str, Any]) -> None:
@@ -219,7 +234,7 @@ async def test_a_ledger_that_says_no_is_a_sentence(
     console.answers["notice"] = (status, {"message": "No."})
     said = await Desk().notice()
     assert said.status == 503
-    assert re.fullmatch(r"The ledger .*\.", str(said.body["message"]))
+    assert re.fullmatch(r"The hub .*; .*\.", str(said.body["message"]))
     console.answers["notice"] = (204, None)
     assert (await Desk().notice()).status == 200
 
@@ -235,6 +250,7 @@ async def test_a_ledger_that_says_no_is_a_sentence(
         NOTICE | {"microtokens": 1.5},
         NOTICE | {"next_extension": True},
         NOTICE | {"sentence": None},
+        NOTICE | {"reason": None},
         {},
     ],
 )
@@ -255,7 +271,8 @@ async def test_a_ledger_that_is_not_there_is_a_sentence(
     tokens = here["tokens"] | {"url": "http://127.0.0.1:9/api"}
     write(tmp_path, here | {"tokens": tokens})
     said = await Desk().extend("ls_1", 1)
-    assert said == Answer(503, {"message": "The ledger does not answer. Try again."})
+    why = "The hub does not answer; try again in a minute."
+    assert said == Answer(503, {"message": why})
 
 
 # --------------------------------------------------------------------------- extending
@@ -295,10 +312,24 @@ async def test_a_warning_of_an_earlier_server_is_dropped(
     assert len(console.asked) == n_asked
 
 
-async def test_a_server_without_a_gpu_goes_by_the_pages_lease(
+async def test_a_server_without_a_gpu_drops_an_earlier_ones_warning_too(
     console: Console, here: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Its facts do not name its own; the hub looks whether it is still there."""
+    """The facts name its lease, though there is no GPU in it."""
+    write(tmp_path, here | {"lease": None, "lease_id": "ls_1"})
+    said = await Desk().notice()
+    assert said.body["notice"] is not None
+    console.answers["notice"] = (200, NOTICE | {"lease": "ls_0"})
+    said = await Desk().notice()
+    assert (said.status, said.body["notice"]) == (200, None)
+    assert (await Desk().extend("ls_0", 1)).status == 409
+    assert (await Desk().extend("ls_1", 1)).status == 200
+
+
+async def test_a_server_that_an_older_hub_started_goes_by_the_pages_lease(
+    console: Console, here: dict[str, Any], tmp_path: Path
+) -> None:
+    """Without a GPU its facts do not name its own; the hub looks for it."""
     write(tmp_path, here | {"lease": None})
     assert (await Desk().extend("ls_7", 1)).status == 200
     assert console.asked[0][3] == {"lease": "ls_7", "extension": 1}
@@ -348,7 +379,9 @@ def test_the_panel_of_tokens_warns(console: Console, here: dict[str, Any]) -> No
     """Why, how long it is, and what more time costs."""
     shown = repr(show.tokens())
     assert "▲ The GPU has computed nothing for 20 minutes. Stops in 4 min." in shown
-    assert "30 min more: 1.5 tokens, 2 left" in shown
+    assert "30 min more: 1.5 tokens, 2 times left; press Extend in" in shown
+    console.answers["notice"] = (200, NOTICE | {"n_extensions_left": 1})
+    assert "30 min more: 1.5 tokens, last time; press Extend in" in repr(show.tokens())
     console.answers["notice"] = (200, NOTICE | {"seconds_left": None})
     assert "Your files are kept." in repr(show.tokens())
     console.answers["notice"] = (200, NOTICE | {"microtokens": 0})

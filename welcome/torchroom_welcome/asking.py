@@ -1,6 +1,6 @@
 """One request to the hub's own network, with this server's own token.
 
-Short time-out, no proxy, no redirect (the token is for the hub's ledger alone).
+Short time-out, no proxy, no redirect (the token is for the hub alone).
 Whatever fails is one sentence in ``NoAnswer``.
 """
 
@@ -20,7 +20,7 @@ REFUSED = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
 
 
 class NoAnswer(Exception):
-    """The ledger did not say; the text says why, without a full stop."""
+    """The hub did not say; the text says why and what to do, without a full stop."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Reply:
         except (ValueError, RecursionError):
             raw = None
         if len(self.body) > ANSWER_BYTES_MAX or not isinstance(raw, dict):
-            raise NoAnswer("the ledger's answer is garbled")
+            raise _garbled("no JSON")
         return raw
 
 
@@ -51,11 +51,11 @@ def send(method: str, url: str, *, timeout_s: float, body: object = None) -> Rep
         reply = _exchange(method, url, token, timeout_s, body)
     # ValueError: an address or a token that no request can be made of
     except (OSError, http.client.HTTPException, ValueError):
-        raise NoAnswer("the ledger does not answer") from None
+        raise NoAnswer("the hub does not answer; try again in a minute") from None
     if reply.status in REFUSED:
         raise NoAnswer(
-            "the ledger does not accept this server's token; stop and start the "
-            "server to get a new one"
+            "the hub does not accept this server's token; stop and start the server "
+            "to get a new one"
         )
     return reply
 
@@ -85,14 +85,20 @@ def _exchange(
         connection.close()
 
 
+def unexpected(reply: Reply) -> NoAnswer:
+    """What to raise for a reply that is of no use."""
+    text = f"the hub answered with status {reply.status}; try again in a minute"
+    return NoAnswer(text)
+
+
 def whole(raw: dict[str, Any], key: str) -> int:
     """A whole number, 0 or more; raises NoAnswer."""
     value = raw.get(key)
     # JSON's true is an int to Python; 1.0 would bring floats near money.
     if isinstance(value, bool) or not isinstance(value, int):
-        raise NoAnswer(f"the ledger's answer is garbled: {key}")
+        raise _garbled(key)
     if not 0 <= value <= INTEGER_MAX:
-        raise NoAnswer(f"the ledger's answer is garbled: {key}")
+        raise _garbled(key)
     return value
 
 
@@ -100,5 +106,9 @@ def text(raw: dict[str, Any], key: str) -> str:
     """Text; raises NoAnswer."""
     value = raw.get(key)
     if not isinstance(value, str):
-        raise NoAnswer(f"the ledger's answer is garbled: {key}")
+        raise _garbled(key)
     return value
+
+
+def _garbled(what: str) -> NoAnswer:
+    return NoAnswer(f"the hub's answer is garbled ({what}); show this line to an admin")

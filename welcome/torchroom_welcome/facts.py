@@ -67,10 +67,15 @@ class TokenFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All facts, or ``problem``: a sentence that says why there are none."""
+    """All facts, or ``problem``: a sentence that says why there are none.
+
+    Every server has a ``lease_id``, also one without devices; "" if the hub does not
+    tell it.
+    """
 
     user: str = ""
     server: str = ""
+    lease_id: str = ""
     lease: Lease | None = None
     why_no_gpu: str | None = None
     simulated: bool = False
@@ -113,10 +118,12 @@ def parse(data: bytes) -> Facts:
     except (ValueError, RecursionError):
         raise FactsError("The facts file is garbled: it is not JSON.") from None
     facts = _Fields(raw, "the facts")
+    lease = _lease(facts.get("lease"))
     return Facts(
         user=facts.text("user"),
         server=facts.text("server", default=""),
-        lease=_lease(facts.get("lease")),
+        lease_id=facts.text("lease_id", default=lease.id if lease else ""),
+        lease=lease,
         why_no_gpu=facts.optional_text("why_no_gpu"),
         simulated=facts.flag("simulated"),
         limits=_limits(facts.get("limits")),

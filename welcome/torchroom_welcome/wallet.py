@@ -40,7 +40,7 @@ def ask(url: str, *, timeout_s: float = TIMEOUT_S) -> Wallet:
     """The answer of ``GET {url}/me``; raises WalletUnknown, and nothing else."""
     reply = asking.send("GET", f"{url.rstrip('/')}/me", timeout_s=timeout_s)
     if reply.status != http.HTTPStatus.OK:
-        raise WalletUnknown(f"the ledger answered with status {reply.status}")
+        raise asking.unexpected(reply)
     return _parse(reply)
 
 

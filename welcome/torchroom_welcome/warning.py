@@ -31,6 +31,7 @@ class Notice:
 
     Attributes:
         lease: Which lease; another one is another server.
+        reason: The hub's word for why.
         sentence: What happens and why.
         seconds_left: None: as soon as what runs on its GPU has ended.
         extend_by_s: What one extension adds.
@@ -40,6 +41,7 @@ class Notice:
     """
 
     lease: str
+    reason: str
     sentence: str
     seconds_left: int | None
     extend_by_s: int
@@ -62,14 +64,14 @@ def look(facts: Facts, *, timeout_s: float = TIMEOUT_S) -> Notice | None:
     if reply.status == http.HTTPStatus.NO_CONTENT:
         return None
     if reply.status != http.HTTPStatus.OK:
-        raise NoAnswer(f"the ledger answered with status {reply.status}")
+        raise asking.unexpected(reply)
     notice = _parse(reply.fields())
     return notice if is_of(facts, notice.lease) else None
 
 
 def is_of(facts: Facts, lease: str) -> bool:
-    """Whether a lease can be this server's; without a GPU the facts do not name it."""
-    return facts.lease is None or facts.lease.id == lease
+    """Whether a lease is this server's, or may be: old facts do not name every one."""
+    return facts.lease_id in {"", lease}
 
 
 def extend(
@@ -105,10 +107,11 @@ def notes(facts: Facts) -> tuple[Note, ...]:
         said = f"{cause}. Stops in {duration_text(notice.seconds_left)}."
     if notice.next_extension is not None:
         cost = tokens_text(notice.microtokens) if notice.microtokens else "free"
+        n_left = notice.n_extensions_left
+        times = "last time" if n_left == 1 else f"{n_left} times left"
         said += (
-            f" {duration_text(notice.extend_by_s)} more: {cost}, "
-            f"{notice.n_extensions_left} left; see JupyterLab's notification or the "
-            "hub's page of your tokens."
+            f" {duration_text(notice.extend_by_s)} more: {cost}, {times}; press Extend "
+            "in JupyterLab's notification, or on the hub's page Services, torchroom."
         )
     return (Note("banner", said),)
 
@@ -124,6 +127,7 @@ def _parse(raw: dict[str, Any]) -> Notice:
     left, following = raw.get("seconds_left"), raw.get("next_extension")
     return Notice(
         lease=text(raw, "lease"),
+        reason=text(raw, "reason"),
         sentence=text(raw, "sentence")[:SENTENCE_MAX],
         seconds_left=None if left is None else whole(raw, "seconds_left"),
         extend_by_s=whole(raw, "extend_by_s"),

@@ -41,7 +41,7 @@ class Desk:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._facts: facts.Facts | None = None
-        self._kept: tuple[float, Notice | None] | None = None
+        self._kept: tuple[float, Notice | NoAnswer | None] | None = None
 
     async def notice(self) -> Answer:
         """What is to happen to this server, and when to ask again.
@@ -55,13 +55,12 @@ class Desk:
             if not warning.has_source(here):
                 return Answer(200, _told(None, here))
             if self._kept is None or self._clock() - self._kept[0] >= KEPT_S:
-                try:
-                    found = await asyncio.to_thread(warning.look, here)
-                except NoAnswer as why:
-                    return Answer(503, {"message": _sentence(why)})
+                found = await asyncio.to_thread(_look, here)
                 self._kept = (self._clock(), found)
-            age_s = int(self._clock() - self._kept[0])
-            return Answer(200, _told(_aged(self._kept[1], age_s), here))
+            at, known = self._kept
+            if isinstance(known, NoAnswer):
+                return Answer(503, {"message": _sentence(known)})
+            return Answer(200, _told(_aged(known, int(self._clock() - at)), here))
 
     async def extend(self, lease: object, number: object) -> Answer:
         """Take an extension; the same lease and number again take nothing more."""
@@ -79,7 +78,7 @@ class Desk:
             except NotExtended as why:
                 return Answer(409, {"message": str(why)})
             except NoAnswer as why:
-                return Answer(503, {"message": f"{_sentence(why)} Try again."})
+                return Answer(503, {"message": _sentence(why)})
             self._kept = (self._clock(), found)
             left = await asyncio.to_thread(_tokens_left, here)
             return Answer(200, _told(found, here) | {"microtokens_left": left})
@@ -88,6 +87,14 @@ class Desk:
         if self._facts is None:
             self._facts = await asyncio.to_thread(facts.load)
         return self._facts
+
+
+def _look(here: facts.Facts) -> Notice | NoAnswer | None:
+    """What the hub says, or why it says nothing: that is kept, too."""
+    try:
+        return warning.look(here)
+    except NoAnswer as why:
+        return why
 
 
 def _told(notice: Notice | None, here: facts.Facts) -> dict[str, object]:

@@ -1,5 +1,5 @@
 /* Warns in JupyterLab 4 that this server will stop: a notification with a countdown and a
- * button for more time, and the countdown in the status bar.
+ * button for more time, and the countdown in the status bar. Says when it has stopped.
  *
  * Written by hand, with no build: JupyterLab loads this file, gives it the packages that
  * it shares (`init`), and asks for a plugin (`get`). What it shares is used as it is, so
@@ -11,6 +11,8 @@
   const PLUGIN = '@torchroom/lab:warnings';
   const MICRO = 1000000;
   const RETRY_S = 30;
+  const LAST_S = 5; // so often it is asked whether the server stops when its time is over
+  const JITTER_MS = 3000; // by which answers about the same end differ
   const SHOWN_AGAIN_S = [300, 120, 60]; // a closed warning comes again at these
   const SECONDS_BELOW_S = 120; // from here on people read seconds
   const STEP_S = 10; // of a notification: each change of it is read aloud
@@ -34,11 +36,8 @@
     return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
   };
 
-  const clock = (seconds, now) =>
-    new Date(now + seconds * 1000).toLocaleTimeString([], {
-      hour: '2-digit',
-      minute: '2-digit'
-    });
+  const clock = at =>
+    new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
 
   const short = seconds => {
     if (seconds >= 3600) return duration(seconds);
@@ -53,21 +52,29 @@
   const cause = sentence => sentence.split('. ')[0].replace(/\.?$/, '.');
 
   // JupyterLab cuts what is longer than 140 characters, so the end comes first.
-  const message = (notice, left, now) => {
-    if (left === null) return notice.sentence;
-    const end =
-      left > 0
-        ? `This server stops in ${duration(rounded(left))} (${clock(left, now)}).`
-        : 'This server is being stopped.';
-    return `${end} ${cause(notice.sentence)}`;
+  const message = (notice, left, endsAt, isStopped) => {
+    const why = cause(notice.sentence);
+    if (isStopped) return `This server has stopped. ${why} Your files are kept.`;
+    if (left === null) {
+      return `This server stops when what runs on its GPU has ended. ${why}`;
+    }
+    if (left === 0) return `This server stops now. ${why}`;
+    const end = `This server stops in ${duration(rounded(left))} (${clock(endsAt)}).`;
+    return [end, why, offer(notice)].join(' ').trim();
+  };
+
+  const offer = notice => {
+    if (notice.next_extension === null) return '';
+    const n = notice.n_extensions_left;
+    return `You can extend it ${n === 1 ? 'once' : `${n} times`}.`;
   };
 
   const label = notice => {
     const cost = notice.microtokens ? tokens(notice.microtokens) : 'free';
-    const rest = `${notice.n_extensions_left} left`;
-    return `Extend ${duration(notice.extend_by_s)} (${cost}, ${rest})`;
+    return `Extend ${duration(notice.extend_by_s)} (${cost})`;
   };
 
+  const N_STAGES = SHOWN_AGAIN_S.length;
   const stage = left =>
     left === null ? 0 : SHOWN_AGAIN_S.filter(mark => left <= mark).length;
 
@@ -79,14 +86,14 @@
       this.settings = app.serviceManager.serverSettings;
       this.notice = null;
       this.endsAt = null; // of performance.now(): nobody's clock has to be right
+      this.endsClock = null; // of this machine's clock, which goes on while it sleeps
+      this.isStopped = false; // the hub says that the server is gone
       this.everyS = RETRY_S;
       this.hiddenEveryS = null;
       this.id = null; // of the notification
       this.shown = ''; // what it says
       this.stage = 0;
       this.isBusy = false; // an extension is being asked for
-      this.refusal = ''; // why the last one was not taken
-      this.refusedUntil = 0; // so long it is shown
       this.calls = 0;
       this.poll = 0;
       this.ticking = 0;
@@ -100,14 +107,43 @@
       return Math.max(0, Math.round((this.endsAt - performance.now()) / 1000));
     }
 
+    /** "stops in 4:59" or "has stopped"; null: nothing is counted down. */
+    brief() {
+      const left = this.left();
+      if (this.notice === null || left === null) return null;
+      return this.isStopped ? 'has stopped' : `stops in ${short(left)}`;
+    }
+
+    /** Count down to this; an end that hardly moved stays: each change is read aloud. */
+    aim(left) {
+      const [before, clockBefore] = [this.endsAt, this.endsClock];
+      this.endsAt = left === null ? null : performance.now() + left * 1000;
+      this.endsClock = left === null ? null : Date.now() + left * 1000;
+      if (before === null || left === null) return;
+      const moved = [this.endsAt - before, this.endsClock - clockBefore];
+      if (moved.some(ms => Math.abs(ms) > JITTER_MS)) return;
+      [this.endsAt, this.endsClock] = [before, clockBefore];
+    }
+
+    /** After a sleep, in which performance.now() may stand still: go by the clock, ask. */
+    wake() {
+      if (this.endsAt === null) return;
+      const slept = this.endsAt - performance.now() - (this.endsClock - Date.now());
+      if (Math.abs(slept) <= JITTER_MS) return;
+      this.endsAt -= slept;
+      if (!document.hidden) this.look();
+    }
+
     // -- asking
 
     async ask(path, init) {
       const { ServerConnection, URLExt } = this.lab;
       const url = URLExt.join(this.settings.baseUrl, 'torchroom', path);
-      const reply = await ServerConnection.makeRequest(url, init, this.settings);
-      if (reply.status === 404) return { status: 404, body: {} };
-      return { status: reply.status, body: await reply.json() };
+      // Else the hub answers with its pages, once the server is gone.
+      const all = { headers: { Accept: 'application/json' }, ...init };
+      const reply = await ServerConnection.makeRequest(url, all, this.settings);
+      const body = reply.ok ? await reply.json() : await reply.json().catch(() => ({}));
+      return { status: reply.status, body };
     }
 
     async look() {
@@ -121,7 +157,9 @@
       }
       if (call !== this.calls) return; // an extension, or a later look, came between
       if (found.status === 404) return; // a server without the other half
+      if (found.status === 424) this.isStopped = true;
       if (found.status === 200) {
+        this.isStopped = false;
         this.everyS = found.body.every_s;
         this.hiddenEveryS = found.body.hidden_every_s;
         if (!this.isBusy) this.take(found.body.notice);
@@ -131,8 +169,12 @@
 
     plan() {
       clearTimeout(this.poll);
-      const s = document.hidden ? this.hiddenEveryS : this.everyS;
-      if (s !== null) this.poll = setTimeout(() => this.look(), s * 1000);
+      let s = document.hidden ? this.hiddenEveryS : this.everyS;
+      if (s === null) return;
+      const left = this.left();
+      const isEnding = left !== null && !document.hidden && !this.isStopped;
+      if (isEnding) s = Math.min(s, Math.max(left, LAST_S));
+      this.poll = setTimeout(() => this.look(), s * 1000);
     }
 
     seen() {
@@ -152,19 +194,17 @@
         this.clear();
         return;
       }
-      const left = notice.seconds_left;
-      this.endsAt = left === null ? null : performance.now() + left * 1000;
-      if (before === null || before.lease !== notice.lease) {
-        this.stage = -1;
-        this.refusedUntil = 0;
-      }
-      this.show();
+      const isNew = before === null || before.lease !== notice.lease;
+      if (isNew || before.reason !== notice.reason) this.stage = -1;
+      this.aim(notice.seconds_left);
+      this.stage = Math.min(this.stage, stage(this.left())); // it may end later now
       this.tick();
     }
 
     tick() {
       clearTimeout(this.ticking);
       if (this.notice === null) return;
+      this.wake();
       if (!this.isBusy) this.show();
       this.changed();
       this.title();
@@ -173,21 +213,19 @@
 
     show() {
       const left = this.left();
-      const now = stage(left);
-      const plain = message(this.notice, left, Date.now());
-      const isRefused = performance.now() < this.refusedUntil;
-      const said = isRefused ? `Not extended: ${this.refusal}` : plain;
+      const now = this.isStopped ? N_STAGES + 1 : stage(left);
+      const said = message(this.notice, left, this.endsClock, this.isStopped);
       // A closed one stays closed until the next stage; an open one changes in place.
       const isOpen = this.id !== null && document.getElementById(this.id) !== null;
       const isDue = now > this.stage;
       if (said === this.shown && !isDue) return;
       if (!isDue && !isOpen) return;
       this.stage = now;
-      this.say(said, isRefused ? 'error' : 'warning', this.actions(left));
+      this.say(said, 'warning', this.actions(left));
     }
 
     actions(left) {
-      if (this.notice.next_extension === null || left === 0) return [];
+      if (this.notice.next_extension === null || left === 0 || this.isStopped) return [];
       return [
         {
           label: label(this.notice),
@@ -213,7 +251,7 @@
     }
 
     clear() {
-      if (this.id !== null && this.shown) this.lab.Notification.dismiss(this.id);
+      if (this.id !== null) this.lab.Notification.dismiss(this.id);
       this.id = null;
       this.shown = '';
       this.stage = 0;
@@ -223,9 +261,8 @@
 
     title() {
       const plain = document.title.replace(/^⚠ [^–]*– /, '');
-      const left = this.left();
-      const isTold = this.notice !== null && document.hidden && left !== null;
-      const title = isTold ? `⚠ stops in ${short(left)} – ${plain}` : plain;
+      const brief = document.hidden ? this.brief() : null;
+      const title = brief === null ? plain : `⚠ ${brief} – ${plain}`;
       if (title !== document.title) document.title = title;
     }
 
@@ -235,7 +272,6 @@
       if (this.isBusy || this.notice === null) return;
       const asked = this.notice;
       this.isBusy = true;
-      this.refusedUntil = 0;
       this.calls++; // what a look finds meanwhile is old
       this.say('Extending …', 'in-progress', []);
       let found = null;
@@ -256,27 +292,32 @@
     }
 
     confirm(body) {
-      const notice = body.notice;
-      this.notice = notice;
-      const left = notice.seconds_left;
-      this.endsAt = left === null ? null : performance.now() + left * 1000;
+      this.notice = body.notice;
+      const left = this.notice.seconds_left;
+      this.aim(left);
       this.stage = stage(left);
-      const parts = [`Extended until ${clock(left, Date.now())}.`];
+      const until = left === null ? '' : ` until ${clock(this.endsClock)}`;
+      const parts = [`Extended${until}.`];
       if (body.microtokens_left !== null) {
         parts.push(`You have ${tokens(body.microtokens_left)} left.`);
       }
-      this.say(parts.join(' '), 'success', [], CONFIRMED_MS);
-      this.id = null; // what it says goes by itself; the next warning is another one
+      this.conclude(parts.join(' '), 'success');
       this.tick();
       this.plan();
     }
 
     refuse(why) {
-      this.refusal = why || 'this did not work. Try it again.';
-      this.refusedUntil = performance.now() + CONFIRMED_MS;
-      this.stage = -1;
+      this.conclude(`Not extended: ${why || 'this did not work. Try it again.'}`, 'error');
+      this.stage = -1; // the warning and its button come again, beside it
       this.show();
       this.look(); // it may have been refused because something changed
+    }
+
+    /** Say what came of it; that goes by itself, and the next warning is another one. */
+    conclude(said, type) {
+      this.say(said, type, [], CONFIRMED_MS);
+      this.id = null;
+      this.shown = '';
     }
   }
 
@@ -288,15 +329,14 @@
     node.setAttribute('role', 'timer');
     node.setAttribute('aria-live', 'off'); // the notification is what is read aloud
     node.style.display = 'none';
+    node.style.fontWeight = '600';
     const item = new widgets.Widget({ node });
-    item.addClass('jp-StatusBar-HoverItem');
     statusBar.registerStatusItem(PLUGIN, { item, align: 'left', rank: 1000 });
     warnings.changed = () => {
-      const left = warnings.left();
-      const isTold = warnings.notice !== null && left !== null;
-      node.style.display = isTold ? '' : 'none';
-      node.textContent = isTold ? `This server stops in ${short(left)}` : '';
-      node.title = isTold ? warnings.notice.sentence : '';
+      const brief = warnings.brief();
+      node.style.display = brief === null ? 'none' : '';
+      node.textContent = brief === null ? '' : `This server ${brief}`;
+      node.title = brief === null ? '' : warnings.notice.sentence;
     };
     warnings.changed();
   };
