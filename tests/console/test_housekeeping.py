@@ -124,7 +124,7 @@ async def test_more_groups_than_fit_on_a_page_are_read(
 ) -> None:
     """With one group on a page there are at least three pages."""
     whole = await keeper.console.hub.groups()
-    monkeypatch.setattr("torchroom.console.hub.PAGE", 1)
+    monkeypatch.setattr("torchroom.hub_api.PAGE", 1)
     assert await keeper.console.hub.groups() == whole
     assert {"alice", "bob", "ivy"} <= set(whole[COURSE])
     assert len(whole) >= 3

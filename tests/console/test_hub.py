@@ -1,6 +1,7 @@
 """Who owns a token is what the hub says, and for a short while what it said."""
 
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -8,7 +9,7 @@ from testbed.bare_hub import COURSE, BareHub
 from torchroom.console import scopes
 from torchroom.console.access import Identity
 from torchroom.console.hub import CACHED_S, Hub
-from torchroom.console.refusals import HubSilent
+from torchroom.console.refusals import HubSilent, NotAllowed
 
 
 class Clock:
@@ -174,6 +175,69 @@ async def test_groups_are_all_read_from_a_hub_with_smaller_pages(most: int) -> N
 
     hub = Hub("http://hub/api", "own", transport=httpx.MockTransport(answer))
     assert await hub.groups() == {name: (name,) for name in names}
+    await hub.close()
+
+
+async def test_a_list_that_does_not_end_is_not_read_for_ever() -> None:
+    """Its next page is the same again."""
+    n_asked = 0
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        nonlocal n_asked
+        n_asked += 1
+        more = {"next": {"offset": 0}}
+        return httpx.Response(200, json={"items": [], "_pagination": more})
+
+    hub = Hub("http://hub/api", "own", transport=httpx.MockTransport(answer))
+    with pytest.raises(HubSilent):
+        await hub.groups()
+    assert n_asked == 1
+    await hub.close()
+
+
+@pytest.mark.parametrize("name", [".", "..", "a b", "a/b", "ü", "a?b#c", "a%2Fb"])
+async def test_no_name_of_a_group_becomes_another_path(name: str) -> None:
+    """Two dots would be the list of all groups."""
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode("ascii"))
+        return httpx.Response(404)
+
+    hub = Hub("http://hub/api", "own", transport=httpx.MockTransport(answer))
+    assert await hub.members(name) is None
+    assert asked == [f"/api/groups/{quote(name, safe='').replace('.', '%2E')}"]
+    await hub.close()
+
+
+async def test_why_the_hub_is_silent_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Users need not know; admins must."""
+    said = httpx.Response(403, json={"message": "Needs list:groups"})
+    hub = Hub("http://hub/api", "own", transport=httpx.MockTransport(lambda _: said))
+    with pytest.raises(HubSilent):
+        await hub.groups()
+    assert "answered 403 to GET /api/groups: Needs list:groups" in caplog.text
+    assert "own" not in caplog.text
+    await hub.close()
+
+
+async def test_the_own_token_is_used_for_nobody_else() -> None:
+    """Neither where a user's is asked about, nor where the hub gives one."""
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers.get("Authorization"))
+        return httpx.Response(403)
+
+    hub = Hub("http://hub/api", "own", transport=httpx.MockTransport(answer))
+    assert await hub.identify("theirs") is None
+    with pytest.raises(NotAllowed):
+        await hub.token_for("code", "verifier", "client", "http://hub/")
+    with pytest.raises(HubSilent):
+        await hub.groups()
+    assert sent == ["token theirs", None, "token own"]
     await hub.close()
 
 

@@ -1,5 +1,6 @@
 """The hub starts the console as its service, and ends it with itself."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,14 @@ def hub_with_console(tmp_path: Path) -> Iterator[BareHub]:
             "environment": {"TORCHROOM_LEDGER_URL": f"sqlite:///{tmp_path / 'l'}"},
         }
     ]
+    # Who started these tests may ignore SIGINT, and what they start would, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         hub.begin()
         yield hub
     finally:
         hub.end()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_hub_starts_it_with_all_it_needs_and_ends_it(

@@ -18,17 +18,20 @@ from console.test_page import Browse, Browser, browse
 from testbed.bare_hub import BareHub
 from testbed.console import PREFIX, ConsoleProcess, Ledgers
 from testbed.engine import wait_until
-from torchroom.console.extending import BLIND_AFTER, Extending, is_extendable
+from torchroom.console.extending import Extending, is_extendable
 from torchroom.console.refusals import NoExtension, StewardSilent
 from torchroom.ledger.errors import NotEnough
+from torchroom.ledger.fees import Fees
+from torchroom.ledger.journal import Recorded
 from torchroom.ledger.service import Ledger, open_ledger
-from torchroom.steward import store as stores
-from torchroom.steward.model import Claim, Event, Look, Notice, Reason
+from torchroom.steward import file as files
+from torchroom.steward.model import BLIND_AFTER, Claim, Event, Look, Notice, Reason
 from torchroom.steward.store import FILE, Store
 
 __all__ = ["browse"]
 
 TOKEN = 1_000_000
+SHOWN_IN_LAB = 140  # characters of a notification
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 IN_FIVE = NOW + timedelta(minutes=5)
 HALF_HOUR = timedelta(minutes=30)
@@ -127,7 +130,7 @@ async def test_the_same_extension_again_is_not_paid_again(
     assert [each.is_new for each in done] == [True, False]
     assert done[0].notice == done[1].notice
     seen = replace(done[0].notice, sentence="It stops at 12:35.")
-    store.publish([seen])
+    tell(store, seen)
     assert await extending.extend("ana", "", "ls_1", 1, at=NOW) == replace(
         done[1], notice=seen
     )
@@ -163,7 +166,7 @@ async def test_what_is_not_offered_is_refused(
     why: str,
 ) -> None:
     """With a sentence, and nothing is taken."""
-    store.publish([replace(NOTICE, **change)])
+    tell(store, replace(NOTICE, **change))
     with pytest.raises(NoExtension, match=why):
         await extending.extend("ana", "", "ls_1", extension, at=NOW)
     assert await extending.fees.paid(NOW, NOW + HALF_HOUR) == []
@@ -174,7 +177,7 @@ async def test_who_cannot_pay_is_refused(
     extending: Extending, ledger: Ledger, store: Store
 ) -> None:
     """Nothing is taken or recorded; with tokens it works under the same number."""
-    store.publish([replace(NOTICE, extend_price=4 * TOKEN)])
+    tell(store, replace(NOTICE, extend_price=4 * TOKEN))
     with pytest.raises(NotEnough):
         await extending.extend("ana", "", "ls_1", 1, at=NOW)
     assert store.extensions() == {}
@@ -186,7 +189,7 @@ async def test_a_free_extension_moves_no_tokens(
     extending: Extending, ledger: Ledger, store: Store
 ) -> None:
     """A site may ask nothing for it."""
-    store.publish([replace(NOTICE, extend_price=0)])
+    tell(store, replace(NOTICE, extend_price=0))
     assert (await extending.extend("ana", "", "ls_1", 1, at=NOW)).is_new
     assert await has(ledger) == 7 * TOKEN // 2
 
@@ -241,9 +244,34 @@ async def test_a_server_that_is_being_stopped_is_not_paid_for(
     assert await has(ledger) == 7 * TOKEN // 2
     assert store.extensions() == {}
     store.unclaim("ls_1")
-    store.publish([NOTICE])
+    tell(store, NOTICE)
     assert (await extending.extend("ana", "", "ls_1", 1, at=NOW)).is_new
     assert await has(ledger) == 5 * TOKEN // 2
+
+
+class Slow(Fees):
+    """Takes so long that the steward looks meanwhile."""
+
+    def __init__(self, fees: Fees, meanwhile: Callable[[], None]) -> None:
+        super().__init__(fees._db)
+        self._meanwhile = meanwhile
+
+    async def charge(self, *given: Any, **more: Any) -> Recorded:
+        self._meanwhile()
+        return await super().charge(*given, **more)
+
+
+async def test_a_server_that_is_not_warned_any_more_is_not_paid_for(
+    ledger: Ledger, store: Store
+) -> None:
+    """It was stopped while the fee was taken, or computes again."""
+    slow = Slow(ledger.fees, partial(tell, store))
+    made = Extending(slow, store.path.parent)
+    with pytest.raises(NoExtension, match=r"any more.* Nothing was taken"):
+        await made.extend("ana", "", "ls_1", 1, at=NOW)
+    assert await has(ledger) == 7 * TOKEN // 2
+    assert store.extensions() == {}
+    await made.close()
 
 
 async def test_a_retry_after_the_warning_is_gone_is_told_what_was_taken(
@@ -272,8 +300,9 @@ async def test_a_steward_that_sees_nothing_sells_nothing(
     """It stops nothing either; what was taken is told all the same."""
     store.keep_trouble(NOW + timedelta(minutes=1), "The hub is silent.")
     late = NOW + BLIND_AFTER + timedelta(seconds=1)
-    with pytest.raises(StewardSilent, match="Nothing was taken"):
+    with pytest.raises(StewardSilent, match="Nothing was taken") as error:
         await extending.extend("ana", "", "ls_1", 1, at=late)
+    assert len(f"Not extended: {error.value}") <= SHOWN_IN_LAB
     assert (await extending.extend("ana", "", "ls_1", 1, at=NOW + BLIND_AFTER)).is_new
     assert not (await extending.extend("ana", "", "ls_1", 1, at=late)).is_new
     with pytest.raises(StewardSilent):
@@ -286,7 +315,7 @@ async def test_a_steward_that_never_looked_sells_nothing(
 ) -> None:
     """A file that is just made."""
     made, store = Extending(ledger.fees, tmp_path), Store.open(tmp_path)
-    store.publish([NOTICE])
+    store.keep(Look(NOW, None), notices=[NOTICE], told=[], seen=[])
     with pytest.raises(StewardSilent):
         await made.extend("ana", "", "ls_1", 1, at=NOW)
     assert await has(ledger) == 7 * TOKEN // 2
@@ -301,7 +330,7 @@ async def test_a_retry_costs_what_the_first_try_cost(
     """Whatever an extension costs now."""
     hasty = Extending(ledger.fees, store.path.parent)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stores, "BUSY_WITHIN_S", 0.1)
+        patch.setattr(files, "BUSY_WITHIN_S", 0.1)
         assert await hasty.notice("ana", "") == NOTICE
     with closing(sqlite3.connect(store.path)) as file:
         file.execute("BEGIN IMMEDIATE")
@@ -574,7 +603,9 @@ def test_admins_see_what_the_steward_did_and_thinks(
     store = Store.open(console.folder)
     for number in range(3):
         event = Event(NOW, "warned", f"ls_{number}", user, "", "idle", "It is idle.")
-        store.note(replace(event, evidence={"use": "idle"}))
+        event = replace(event, evidence={"use": "idle"})
+        look = Look(NOW, NOW)
+        store.keep(look, notices=[], told=[], seen=[], noted=[(event, [])])
     store.close()
     first = console.get("/steward/events", hub.token("ada"), limit=2)
     assert [each["lease"] for each in first["items"]] == ["ls_2", "ls_1"]

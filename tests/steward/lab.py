@@ -10,7 +10,16 @@ from typing import Any
 import httpx
 from torchroom.steward.hub import Hub
 from torchroom.steward.loop import Steward
-from torchroom.steward.model import GpuUse, Server, Use
+from torchroom.steward.model import (
+    BLIND_AFTER,
+    Event,
+    GpuUse,
+    Look,
+    Notice,
+    Post,
+    Server,
+    Use,
+)
 from torchroom.steward.rules import Policy
 from torchroom.steward.store import Store
 
@@ -200,6 +209,16 @@ class ScriptedHub:
         return httpx.Response(404, json={"message": "not running"})
 
 
+def keep(
+    store: Store,
+    notices: Sequence[Notice] = (),
+    noted: Sequence[tuple[Event, Sequence[Post]]] = (),
+    at: datetime = NOW,
+) -> None:
+    """Keep a look that saw everything and came to this."""
+    store.keep(Look(at, at), notices=notices, told=[], seen=[], noted=noted)
+
+
 def iso(at: datetime | None) -> str | None:
     return at.isoformat() if at else None
 
@@ -232,7 +251,17 @@ class Room:
         )
 
     async def look(self, after: timedelta = timedelta()) -> datetime | None:
-        """Let time pass, look once, and wait for the stops it began."""
+        """Let time pass with a look now and then; wait for the stops each began."""
+        while after > BLIND_AFTER:
+            after -= BLIND_AFTER
+            await self._once(BLIND_AFTER)
+        return await self._once(after)
+
+    async def look_after_an_absence(self, lasted: timedelta) -> datetime | None:
+        """Let time pass without a look, then look."""
+        return await self._once(lasted)
+
+    async def _once(self, after: timedelta) -> datetime | None:
         self.clock.time += after
         due = await self.steward.once()
         await self.steward.settled()
@@ -246,4 +275,5 @@ class Room:
     @property
     def posts(self) -> list[str]:
         """The ids of what waits to be sent."""
-        return [message.id for message in self.store.due(self.clock.time, 1000)]
+        now = self.clock.time
+        return [m.id for hook in self.hooks for m in self.store.due(hook, now, 1000)]

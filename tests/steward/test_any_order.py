@@ -10,6 +10,7 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steward.lab import HOUR, LONG_AGO, MINUTE, Lease, Room
+from torchroom.steward.model import BLIND_AFTER
 from torchroom.steward.rules import Policy
 from torchroom.steward.store import TooLate
 
@@ -20,12 +21,13 @@ steps = st.lists(
     st.tuples(
         st.sampled_from(
             ["idle", "busy", "unknown", "extend", "kill", "hub fails", "hub works",
-             "stop fails", "is slow", "look", "look", "extend", "sick", "start"]
+             "stop fails", "is slow", "look", "look", "extend", "sick", "start",
+             "absent"]
         ),
         st.sampled_from([SECOND, MINUTE, 9 * MINUTE, 20 * MINUTE, HOUR]),
     ),
     min_size=5,
-    max_size=60,
+    max_size=40,
 )  # fmt: skip
 
 
@@ -69,8 +71,12 @@ class World:
         self.n_stopped += 1
 
     async def step(self, what: str, after: timedelta) -> None:
-        """Let something happen."""
+        """Let time pass, with a look now and then, and something happen."""
         room, lease = self.room, self.lease
+        while after > BLIND_AFTER and what != "absent":
+            after -= BLIND_AFTER
+            room.clock.time += BLIND_AFTER
+            await self.look()
         room.clock.time += after
         match what:
             case "idle":

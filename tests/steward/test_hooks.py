@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from steward.lab import HOUR, MINUTE, NOW, Clock
+from steward.lab import HOUR, MINUTE, NOW, Clock, keep
 from testbed.bare_hub import free_port
 from testbed.certificates import Authority
 from testbed.mail_server import PASSWORD, mail_server
@@ -20,6 +20,7 @@ from torchroom.ledger.signatures import check
 from torchroom.settings import SettingError
 from torchroom.steward import settings
 from torchroom.steward.hooks import (
+    AT_ONCE,
     TRIES_MAX,
     Outbox,
     Receiver,
@@ -91,6 +92,7 @@ class TestMail:
                          ca_file=authority.certificate)  # fmt: skip
             with pytest.raises(Undelivered) as error:
                 await wrong.send(MESSAGE)
+        assert "does not accept the password" in str(error.value)
         assert "hunter22" not in f"{error.value} {wrong._settings}"
 
     @pytest.mark.parametrize(
@@ -254,6 +256,9 @@ class Odd:
         self.has_taken.release()
 
 
+HOOKS = ("mail", "webhook")
+
+
 class Office:
     """An outbox with two receivers."""
 
@@ -267,13 +272,17 @@ class Office:
     def note(self, n: int = 1, stops_in: timedelta | None = None) -> None:
         at = None if stops_in is None else NOW + stops_in
         for i in range(n):
-            self.store.note(
-                EVENT, [Post(f"{i}-{hook}", hook, at) for hook in ("mail", "webhook")]
-            )
+            posts = [Post(f"{i}-{hook}", hook, at) for hook in HOOKS]
+            keep(self.store, noted=[(EVENT, posts)])
+
+    async def send(self) -> None:
+        """Let each receiver have what is due."""
+        await asyncio.gather(*map(self.outbox.once, HOOKS))
 
     @property
     def left(self) -> list[str]:
-        return [message.id for message in self.store.due(NOW + 99 * HOUR, 999)]
+        at = NOW + 99 * HOUR
+        return [m.id for hook in HOOKS for m in self.store.due(hook, at, 999)]
 
 
 @pytest.fixture
@@ -287,8 +296,8 @@ class TestOutbox:
 
     async def test_each_gets_all_in_order(self, office: Office) -> None:
         office.note(3)
-        await office.outbox.once()
-        await office.outbox.once()
+        await office.send()
+        await office.send()
         assert office.mail.taken == ["0-mail", "1-mail", "2-mail"]
         assert office.webhook.taken == ["0-webhook", "1-webhook", "2-webhook"]
         assert office.left == []
@@ -296,18 +305,18 @@ class TestOutbox:
     async def test_what_fails_is_sent_again_later(self, office: Office) -> None:
         office.note()
         office.mail.errors = [Undelivered("busy")]
-        await office.outbox.once()
-        await office.outbox.once()
+        await office.send()
+        await office.send()
         assert (office.mail.taken, office.webhook.taken) == ([], ["0-webhook"])
         office.clock.time += pause_after(1)
-        await office.outbox.once()
+        await office.send()
         assert office.mail.taken == ["0-mail"]
 
     async def test_it_is_given_up_in_the_end(self, office: Office) -> None:
         office.note()
         office.mail.errors = [Undelivered("busy") for _ in range(99)]
         for _ in range(TRIES_MAX + 3):
-            await office.outbox.once()
+            await office.send()
             office.clock.time += HOUR
         assert len(office.mail.errors) == 99 - TRIES_MAX
         assert office.left == []
@@ -315,7 +324,7 @@ class TestOutbox:
     async def test_a_refusal_for_good_is_believed(self, office: Office) -> None:
         office.note()
         office.mail.errors = [Undelivered("no such user", is_final=True)]
-        await office.outbox.once()
+        await office.send()
         assert office.left == []
 
     async def test_one_that_breaks_its_receiver_holds_up_nobody(
@@ -324,47 +333,59 @@ class TestOutbox:
         """It counts as a try, and is given up in the end."""
         office.note(2)
         office.mail.breaks_at = "0-mail"
-        await office.outbox.once()
+        await office.send()
         assert office.mail.taken == ["1-mail"]
         assert office.left == ["0-mail"]
         for _ in range(TRIES_MAX):
             office.clock.time += HOUR
-            await office.outbox.once()
+            await office.send()
         assert office.left == []
 
     async def test_a_warning_is_not_sent_after_the_stop(self, office: Office) -> None:
         office.note(stops_in=10 * MINUTE)
         office.clock.time += 10 * MINUTE
-        await office.outbox.once()
+        await office.send()
         assert (office.mail.taken, office.left) == ([], [])
 
     async def test_a_receiver_that_is_gone_leaves_nothing(self, office: Office) -> None:
-        office.store.note(EVENT, [Post("x", "pigeon")])
-        await office.outbox.once()
-        assert office.left == []
-
-    async def test_a_slow_one_holds_up_nobody(self, office: Office) -> None:
-        office.note(2)
-        office.mail.waits = asyncio.Event()
-        sending = asyncio.create_task(office.outbox.once())
+        keep(office.store, noted=[(EVENT, [Post("x", "pigeon")])])
+        running = asyncio.create_task(office.outbox.run())
+        office.note()
         async with asyncio.timeout(20):
+            await office.mail.has_taken.acquire()
+        await ended(running)
+        assert office.store.due("pigeon", NOW) == []
+
+    async def test_one_that_never_answers_holds_up_nobody(self, office: Office) -> None:
+        """Not even the news that come later, be it ever so much that waits."""
+        office.mail.waits = asyncio.Event()
+        office.note(AT_ONCE + 1)
+        running = asyncio.create_task(office.outbox.run())
+        async with asyncio.timeout(20):
+            for _ in range(AT_ONCE + 1):
+                await office.webhook.has_taken.acquire()
+            keep(office.store, noted=[(EVENT, [Post("later", "webhook")])])
+            office.outbox.wake()
             await office.webhook.has_taken.acquire()
-            await office.webhook.has_taken.acquire()
+        assert office.webhook.taken[-1] == "later"
         assert office.mail.taken == []
-        office.mail.waits.set()
-        await sending
-        assert len(office.mail.taken) == 2
+        await ended(running)
 
     async def test_news_wake_it(self, office: Office) -> None:
         running = asyncio.create_task(office.outbox.run())
         async with asyncio.timeout(20):
             for i in range(3):
-                office.store.note(EVENT, [Post(str(i), "mail")])
+                keep(office.store, noted=[(EVENT, [Post(str(i), "mail")])])
                 office.outbox.wake()
                 await office.mail.has_taken.acquire()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        await ended(running)
+
+
+async def ended(task: "asyncio.Task[None]") -> None:
+    """End a task that would run for ever."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def test_pauses_grow_to_an_hour() -> None:
@@ -431,6 +452,7 @@ MAIL = {"TORCHROOM_SMTP_URL": "smtp://mail.edu", "TORCHROOM_MAIL_FROM": SENDER}
         {"TORCHROOM_SMTP_URL": "smtp://me@mail.edu"},
         {"TORCHROOM_SMTP_URL": "smtp://mail.edu/x"},
         {"TORCHROOM_SMTP_URL": "smtp+insecure://me:hunter22@mail.edu"},
+        MAIL | {"TORCHROOM_SMTP_URL": "smtps://me:hunter22%C3%A4@mail.edu"},
         MAIL | {"TORCHROOM_MAIL_FROM": ""},
         MAIL | {"TORCHROOM_MAIL_FROM": "me\nBcc: you@x.org"},
         MAIL | {"TORCHROOM_MAIL_DOMAIN": "a b"},

@@ -74,7 +74,7 @@ async def test_one_that_computes_again_hears_no_more(room: Room) -> None:
     await room.look(MINUTE)
     assert room.store.notices() == []
     lease.idle(room.clock.time)
-    await room.look(HOUR - MINUTE)
+    await room.look(29 * MINUTE)
     assert room.actions == ["warned", "warned"]
     assert room.hub.stopped == []
 
@@ -183,7 +183,7 @@ async def test_after_an_outage_users_are_warned_anew(room: Room) -> None:
     lease = idle(room)
     await room.look(20 * MINUTE)
     lease.idle(NOW + 5 * HOUR)
-    await room.look(6 * HOUR)
+    await room.look_after_an_absence(6 * HOUR)
     (notice,) = room.store.notices()
     assert notice.stops_at == room.clock.time + 10 * MINUTE
     assert room.actions == ["warned", "warned"]
@@ -196,7 +196,7 @@ async def test_another_reason_is_told_anew(room: Room) -> None:
     lease.tokens_end_at = NOW + 29 * MINUTE
     await room.look(20 * MINUTE)
     lease.tokens_end_at = None
-    await room.look(10 * MINUTE)
+    await room.look(SECOND)
     found = [(e.action, e.reason) for e in reversed(room.store.events())]
     assert found == [("warned", "tokens"), ("warned", "idle")]
     (notice,) = room.store.notices()
@@ -239,6 +239,78 @@ async def test_one_that_ends_before_it_is_stopped_was_not_stopped(room: Room) ->
     assert room.store.claims() == {}
 
 
+async def test_a_stop_that_is_called_off_for_a_later_one_stays_announced(
+    room: Room,
+) -> None:
+    """The server computed again, and is idle again, after a kill in between."""
+    lease = idle(room)
+    await room.look(20 * MINUTE)
+    kill_at(room, "POST")
+    await room.look(10 * MINUTE)
+    assert room.store.claims()
+    room.hub.on = lambda _: None
+    lease.idle(NOW + 5 * MINUTE)
+    room.begin()
+    await room.look(SECOND)
+    (notice,) = room.store.notices()
+    await room.look(SECOND)
+    assert room.store.notices()[0].stops_at == notice.stops_at
+    assert room.actions == ["warned", "kept", "warned"]
+
+
+async def test_a_server_that_is_not_ready_for_a_moment_stays_warned(
+    room: Room,
+) -> None:
+    """A page of the hub's list that misses a user is such a moment, too."""
+    lease = idle(room)
+    await room.look(20 * MINUTE)
+    told = room.store.notices()
+    lease.pending = "check"
+    await room.look(SECOND)
+    assert room.store.notices() == told
+    lease.pending = None
+    await room.look(10 * MINUTE)
+    assert room.actions == ["warned", "stopped"]
+
+
+async def test_who_could_not_extend_is_warned_anew(room: Room) -> None:
+    """Nobody sells an extension while the steward does not see the servers."""
+    idle(room)
+    await room.look(20 * MINUTE)
+    room.hub.on = lambda line: httpx.Response(503) if "GET" in line else None
+    await room.look(9 * MINUTE)
+    room.hub.on = lambda _: None
+    await room.look(MINUTE)
+    (notice,) = room.store.notices()
+    assert notice.stops_at == room.clock.time + 10 * MINUTE
+    assert notice.n_extensions_left == 2
+    assert room.hub.stopped == []
+    await room.look(10 * MINUTE)
+    assert room.actions == ["warned", "warned", "stopped"]
+
+
+async def test_nor_does_a_warning_count_of_one_that_is_not_ready_just_then(
+    room: Room,
+) -> None:
+    lease = idle(room)
+    await room.look(20 * MINUTE)
+    lease.pending = "check"
+    await room.look_after_an_absence(15 * MINUTE)
+    lease.pending = None
+    await room.look(SECOND)
+    assert room.actions == ["warned", "warned"]
+    assert room.hub.stopped == []
+
+
+async def test_a_clock_that_is_set_forward_ends_no_countdown(room: Room) -> None:
+    idle(room)
+    await room.look(20 * MINUTE)
+    await room.look_after_an_absence(HOUR)
+    (notice,) = room.store.notices()
+    assert notice.stops_at == room.clock.time + 10 * MINUTE
+    assert room.hub.stopped == []
+
+
 async def test_an_extension_keeps_it(room: Room) -> None:
     idle(room)
     await room.look(20 * MINUTE)
@@ -259,7 +331,8 @@ async def test_an_extension_in_the_last_moment_counts(room: Room) -> None:
     idle(room)
     await room.look(20 * MINUTE)
     (notice,) = room.store.notices()
-    room.clock.time += 10 * MINUTE
+    await room.look(10 * MINUTE - SECOND)
+    room.clock.time += SECOND
     await room.steward.once()  # its stop has not begun yet: nothing has waited
     assert room.store.extend(notice, room.clock.time)
     await room.steward.settled()
@@ -347,6 +420,17 @@ async def test_what_is_not_known_stops_nothing(
     look = room.store.look()
     assert look is not None
     assert look.trouble
+    room.hub.on = lambda _: None
+    await room.look(MINUTE)
+    await room.look(10 * MINUTE)
+    assert room.actions == ["warned", "warned", "stopped"]
+
+
+async def test_a_short_silence_postpones_nothing(room: Room) -> None:
+    idle(room)
+    await room.look(28 * MINUTE)
+    room.hub.on = lambda line: httpx.Response(503) if "GET" in line else None
+    await room.look(MINUTE)
     room.hub.on = lambda _: None
     await room.look(MINUTE)
     assert room.actions == ["warned", "stopped"]
@@ -469,7 +553,8 @@ async def test_many_are_stopped_a_few_at_a_time(room: Room) -> None:
 
     room.hub.on, room.hub.stop = counts, stops  # type: ignore[method-assign]
     await room.look(20 * MINUTE)
-    room.clock.time += 10 * MINUTE
+    await room.look(10 * MINUTE - SECOND)
+    room.clock.time += SECOND
     await room.steward.once()
     await room.steward.once()
     await room.steward.settled()
@@ -493,7 +578,8 @@ async def test_a_steward_killed_anywhere_goes_on_where_it_was(
     idle(room)
     await room.look(20 * MINUTE)
     died = kill_at(room, step)
-    room.clock.time += 10 * MINUTE
+    await room.look(10 * MINUTE - SECOND)
+    room.clock.time += SECOND
     await room.steward.once()
     await room.steward.settled()
     assert died
@@ -517,7 +603,8 @@ async def test_one_that_computes_again_after_a_kill_goes_on(
     lease = idle(room)
     await room.look(20 * MINUTE)
     kill_at(room, step)
-    room.clock.time += 10 * MINUTE
+    await room.look(10 * MINUTE - SECOND)
+    room.clock.time += SECOND
     await room.steward.once()
     await room.steward.settled()
     room.hub.on = lambda _: None

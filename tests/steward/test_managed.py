@@ -157,9 +157,17 @@ class TestCommands:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
-        good.write_text("[default]\nidle_minutes = 20\n")
+        good.write_text(
+            "[default]\nidle_minutes = 20\n"
+            '[size."8-gpu"]\n[course.ml]\n[course.cs101.size.cpu]\n'
+        )
         bad.write_text("[default]\nidle = 20\n")
         assert cli.main(["steward", "check", str(good)]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "The policy can be used.",
+            "Tables of courses: cs101, ml. A name that no course has changes nothing.",
+            "Tables of sizes: 8-gpu, cpu. A name that no size has changes nothing.",
+        ]
         assert cli.main(["steward", "check", str(bad)]) == 2
         assert "[default]: 'idle' is not known" in capsys.readouterr().err
 

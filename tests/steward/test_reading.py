@@ -78,8 +78,13 @@ def test_the_narrowest_table_that_has_a_key_counts() -> None:
         ("[default]\nidle_minutes = inf", "idle_minutes must be a number"),
         (f"[default]\nidle_minutes = {10**400}", "idle_minutes must be a number"),
         ('[default]\nidle_minutes = "5"', "idle_minutes must be a number"),
-        ("[default]\nidle_minutes = 10", "idle_minutes must be longer than warn_min"),
-        ("[default]\nwarn_minutes = 100", "For everybody, idle_minutes must be longer"),
+        (
+            "[default]\nidle_minutes = 10",
+            "For everybody, idle_minutes is 10; it must be more than 11: users are warn"
+            "ed warn_minutes (10) before a stop, and up to a minute earlier.",
+        ),
+        ("[default]\nmax_age_hours = 0.1", "is 0.1; it must be more than 0.183333"),
+        ("[default]\nwarn_minutes = 100", "idle_minutes is 30; it must be more than 1"),
         ("[default]\ndry_run = 1", "dry_run must be true or false"),
         ("[default]\nextensions = -1", "whole number from 0 to 100"),
         ("[default]\nextensions = true", "whole number from 0 to 100"),
@@ -103,11 +108,11 @@ def test_the_narrowest_table_that_has_a_key_counts() -> None:
         (f"[course.c]\nwindows = [{WINDOW.replace('Berlin', 'X')}]", "a time zone"),
         (f"[course.c]\nwindows = [{WINDOW.replace('Europe/', '../')}]", "a time zone"),
         (f"[course.c]\nwindows = [{WINDOW.replace('to', 'till')}]", "'till' is not"),
-        ("[course.c]\nwarn_minutes = 50", "For course 'c', idle_minutes must be lon"),
+        ("[course.c]\nwarn_minutes = 50", "For course 'c', idle_minutes is 30; it m"),
         (
             "[size.s]\nidle_minutes = 20\n[course.c]\nwarn_minutes = 25\n"
             "unwanted_idle_minutes = 27",
-            "For course 'c' and size 's', idle_minutes must be longer",
+            "For course 'c' and size 's', idle_minutes is 20; it must be more than 26",
         ),
     ],
 )
@@ -140,6 +145,12 @@ def test_nothing_else_is_raised(table: dict[str, object]) -> None:
     lines = [f"{key} = {shown(value)}" for key, value in table.items()]
     with contextlib.suppress(PolicyError):
         read("\n".join(["[course.c]", *lines]))
+
+
+def test_a_file_of_a_windows_editor_can_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_bytes(b"\xef\xbb\xbf[default]\r\nidle_minutes = 25\r\n")
+    assert settings.policy_of(path).rules("", "").gpu_idle == 25 * MINUTE
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:

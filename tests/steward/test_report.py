@@ -10,6 +10,7 @@ import yaml
 from steward.lab import HOUR, MINUTE, NOW, Lease, Room
 from torchroom import cli
 from torchroom.steward import report, settings
+from torchroom.steward.model import Look
 from torchroom.steward.service import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,13 +30,16 @@ async def test_the_report_says_what_it_thinks_and_did(
         report.lines(store.look(), store.seen(), store.events(), room.clock.time)
     )
     assert "The last look was 1 minute ago." in text
-    assert "  idle  1-gpu  idle  warn  idle in 10 minutes  x" in text
+    assert "  idle  1-gpu  idle  warn  idle in 5 minutes  x" in text
     assert "  busy/lab  1-gpu  busy  keep  x" in text
     assert "  cpu  cpu  keep  cpu_idle in 65 minutes" in text
     assert "warned  idle  idle  The GPU of this server has computed nothing" in text
-    room.store.keep_trouble(NOW, "The hub is silent.")
-    shown = report.lines(store.look(), [], [], NOW + HOUR)
-    assert shown[0].endswith("nothing is stopped: The hub is silent.")
+    room.store.keep_trouble(room.clock.time + HOUR, "The hub is silent.")
+    shown = report.lines(store.look(), [], [], room.clock.time + HOUR)
+    assert shown[0] == (
+        "The last look was 1 minute ago. It saw nothing, so nothing is stopped: The "
+        "hub is silent. What follows is 60 minutes old."
+    )
     assert "No server runs." in shown
     assert "Nothing was ever warned or stopped." in shown
     monkeypatch.setenv("TORCHROOM_DATA_DIR", str(room.folder))
@@ -47,7 +51,21 @@ async def test_the_report_says_what_it_thinks_and_did(
 
 
 def test_a_report_before_the_first_look() -> None:
+    """And after one that saw nothing, and none did before."""
     assert report.lines(None, [], [], NOW)[0] == "The steward has not looked yet."
+    blind = report.lines(Look(NOW, None, "The hub is silent."), [], [], NOW)
+    assert blind[0].endswith("nothing is stopped: The hub is silent.")
+
+
+def test_a_report_of_a_steward_that_does_not_run_says_so() -> None:
+    """A policy that cannot be read, for one."""
+    look = Look(NOW, NOW, "", 3)
+    assert "hub's log" not in report.lines(look, [], [], NOW + MINUTE)[0]
+    assert report.lines(look, [], [], NOW + HOUR)[0] == (
+        "The last look was 60 minutes ago. The steward does not look, so nothing is "
+        "stopped: it looks twice a minute where it runs. See the hub's log. What "
+        "follows is 60 minutes old."
+    )
 
 
 async def test_a_dry_run_is_told(room: Room) -> None:

@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from steward.lab import MINUTE, NOW
+from steward.lab import MINUTE, NOW, keep
+from torchroom.steward import file as files
 from torchroom.steward import store as stores
+from torchroom.steward.file import StoreError
 from torchroom.steward.model import (
     Claim,
     Event,
@@ -24,7 +26,7 @@ from torchroom.steward.model import (
     Verdict,
 )
 from torchroom.steward.schema import VERSIONS
-from torchroom.steward.store import FILE, Store, StoreError, TooLate
+from torchroom.steward.store import FILE, Store, TooLate
 
 NOTICE = Notice(
     "ls_1", "alice", "lab", "cs101", Reason.IDLE, "It stops.", NOW + 10 * MINUTE,
@@ -57,10 +59,10 @@ def test_all_comes_back_as_it_was(store: Store, tmp_path: Path) -> None:
     assert (again.seen(), again.look()) == ([SEEN], look)
     assert again.claims() == {"ls_1": CLAIM}
     assert again.events() == [replace(EVENT, id=1)]
-    (message,) = again.due(NOW)
+    (message,) = again.due("mail", NOW)
     assert (message.id, message.event) == ("id", replace(EVENT, id=1))
     endless = replace(NOTICE, stops_at=None)
-    again.publish([endless])
+    keep(again, [endless])
     assert again.notices() == [endless]
 
 
@@ -76,6 +78,10 @@ def test_a_look_that_saw_nothing_changes_nothing_else(store: Store) -> None:
 class TestExtensions:
     """Each is taken once, and never from a server that is being stopped."""
 
+    @pytest.fixture(autouse=True)
+    def _told(self, store: Store) -> None:
+        keep(store, [NOTICE])
+
     def test_one_is_taken_once(self, store: Store, tmp_path: Path) -> None:
         assert store.extend(NOTICE, NOW)
         assert not Store.open(tmp_path).extend(NOTICE, NOW + MINUTE)
@@ -87,9 +93,8 @@ class TestExtensions:
     def test_what_was_taken_is_told_to_its_owner_only(self, store: Store) -> None:
         """Without a notice, too."""
         assert store.taken("alice", "lab", "ls_1", 1) is None
-        store.publish([NOTICE])
         store.extend(NOTICE, NOW)
-        store.publish([])
+        keep(store)
         told = store.taken("alice", "lab", "ls_1", 1)
         assert told
         assert (told.lease, told.user, told.server) == ("ls_1", "alice", "lab")
@@ -115,7 +120,23 @@ class TestExtensions:
         with pytest.raises(TooLate):
             store.extend(NOTICE, NOW)
         store.unclaim("ls_1")
+        keep(store, [NOTICE])
         assert store.extend(NOTICE, NOW)
+
+    def test_nor_can_it_be_taken_once_nothing_is_told_any_more(
+        self, store: Store
+    ) -> None:
+        """The server was stopped meanwhile, or goes on anyhow."""
+        for ended in (True, False):
+            keep(store, [NOTICE])
+            if ended:
+                store.claim(CLAIM, 0)
+                store.unclaim("ls_1", (EVENT, []))
+            else:
+                keep(store, [replace(NOTICE, lease="ls_2")])
+            with pytest.raises(TooLate, match="Nothing is to be extended any more"):
+                store.extend(NOTICE, NOW)
+        assert store.extensions() == {}
 
     def test_a_stop_is_not_decided_on_old_news(self, store: Store) -> None:
         store.extend(NOTICE, NOW)
@@ -135,6 +156,7 @@ class TestExtensions:
         with ThreadPoolExecutor(2) as pool:
             for i in range(50):
                 notice = replace(NOTICE, lease=f"ls_{i}")
+                keep(first, [notice])
                 claim = replace(CLAIM, lease=f"ls_{i}")
                 stops = pool.submit(first.claim, claim, 0)
                 goes_on = pool.submit(extends, second, notice)
@@ -153,10 +175,11 @@ def test_only_the_last_events_are_kept(
 ) -> None:
     monkeypatch.setattr(stores, "EVENTS_MAX", 5)
     for i in range(12):
-        store.note(replace(EVENT, sentence=str(i)), [Post(f"id{i}", "mail")])
+        event = replace(EVENT, sentence=str(i))
+        keep(store, noted=[(event, [Post(f"id{i}", "mail")])])
     found = [event.sentence for event in store.events()]
     assert found == ["11", "10", "9", "8", "7"]
-    assert [m.id for m in store.due(NOW)] == ["id10", "id11", "id7", "id8", "id9"]
+    assert ids(store, "mail") == ["id10", "id11", "id7", "id8", "id9"]
     page = store.events(limit=2, before=store.events()[1].id)
     assert [event.sentence for event in page] == ["9", "8"]
     assert store.events(limit=-1) == []
@@ -175,19 +198,38 @@ def test_an_end_is_noted_once(store: Store) -> None:
     store.claim(CLAIM, 0)
     for _ in range(2):
         store.unclaim("ls_1", (EVENT, [Post("id", "mail")]))
-    assert len(store.events()) == len(store.due(NOW)) == 1
+    assert len(store.events()) == len(store.due("mail", NOW)) == 1
+
+
+def ids(store: Store, hook: str) -> list[str]:
+    """What of a receiver is due."""
+    return [message.id for message in store.due(hook, NOW)]
 
 
 def test_messages_wait_for_their_time(store: Store) -> None:
-    assert store.next_post() is None
-    store.note(EVENT, [Post("a", "mail"), Post("b", "webhook"), Post("a", "mail")])
-    assert [message.id for message in store.due(NOW)] == ["a", "b"]
+    assert store.next_post("mail") is None
+    posts = [Post("a", "mail"), Post("b", "webhook"), Post("a", "mail")]
+    keep(store, noted=[(EVENT, posts)])
+    assert ids(store, "mail") == ["a"]
+    assert ids(store, "webhook") == ["b"]
     store.try_again("a", NOW + MINUTE)
+    assert ids(store, "mail") == []
+    assert store.next_post("mail") == NOW + MINUTE
+    assert store.next_post("webhook") == NOW
     store.posted("b")
-    assert store.due(NOW) == []
-    assert store.next_post() == NOW + MINUTE
-    (message,) = store.due(NOW + MINUTE)
+    assert ids(store, "webhook") == []
+    (message,) = store.due("mail", NOW + MINUTE)
     assert message.n_tries == 1
+
+
+def test_messages_for_nobody_are_forgotten(store: Store) -> None:
+    """A site that takes a receiver away, and has another one later."""
+    posts = [Post("a", "mail"), Post("b", "webhook")]
+    keep(store, noted=[(EVENT, posts)])
+    store.keep_posts_of(["webhook", "pigeon"])
+    assert (ids(store, "mail"), ids(store, "webhook")) == ([], ["b"])
+    store.keep_posts_of([])
+    assert ids(store, "webhook") == []
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
@@ -233,22 +275,25 @@ def test_a_file_of_the_first_version_goes_on(tmp_path: Path) -> None:
     assert store.id == Store.open(tmp_path).id != ""
     assert store.extensions() == {"ls_1": [Extension(1, MINUTE, NOW, NOW + MINUTE)]}
     assert store.taken("alice", "lab", "ls_1", 1) is None
+    keep(store, [NOTICE])
     assert not store.extend(NOTICE, NOW)
 
 
 ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from torchroom.steward.model import Event
-from torchroom.steward.store import Store, StoreError
+from torchroom.steward.file import StoreError
+from torchroom.steward.model import Event, Look
+from torchroom.steward.store import Store
 import datetime as d
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     store = Store.open(Path(sys.argv[1]))
     print("open", flush=True)
     at = d.datetime(2026, 6, 1, tzinfo=d.UTC)
+    event = Event(at, "warned", "ls_1", "alice", "", "idle", "x" * 500)
     while True:
-        store.note(Event(at, "warned", "ls_1", "alice", "", "idle", "x" * 500))
+        store.keep(Look(at, at), notices=[], told=[], seen=[], noted=[(event, [])])
 except StoreError as error:
     print(error)
 """
@@ -266,14 +311,15 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, size: int) -> None:
     said = done.stdout.splitlines()
     assert ("open" in said) == (size == 400_000)
     assert re.fullmatch(r".*sqlite cannot be used: .*(full|I/O).*\.", said[-1]), said
-    Store.open(tmp_path).note(EVENT)
+    keep(Store.open(tmp_path), noted=[(EVENT, [])])
 
 
 def test_a_file_that_somebody_holds_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "BUSY_WITHIN_S", 0.1)
+    monkeypatch.setattr(files, "BUSY_WITHIN_S", 0.1)
     store, other = Store.open(tmp_path), sqlite3.connect(tmp_path / FILE)
+    keep(store, [NOTICE])
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="locked"):
         store.extend(NOTICE, NOW)
@@ -324,5 +370,5 @@ def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:
     events = store.events(1000)
     assert len(events) >= int(said[-1])
     assert [int(e.sentence) for e in events] == list(reversed(range(len(events))))
-    assert len(store.due(NOW, 1000)) == len(events)
+    assert len(store.due("mail", NOW, 1000)) == len(events)
     assert sum(map(bool, store.claims())) <= 1

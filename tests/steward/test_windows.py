@@ -15,6 +15,10 @@ def window(start: int, end: int, *days: int, zone: ZoneInfo = BERLIN) -> Window:
     return Window(frozenset(days or range(7)), time(start), time(end), zone)
 
 
+def half_past(start: int, end: int) -> Window:
+    return Window(frozenset(range(7)), time(start, 30), time(end, 30), BERLIN)
+
+
 def test_hours_end_in_local_time() -> None:
     found = closes_at([window(14, 16, 0)], MONDAY.replace(hour=13))
     assert found == MONDAY.replace(hour=14)  # 16:00 in Berlin's summer
@@ -45,6 +49,14 @@ def test_the_night_clocks_are_put_forward() -> None:
     """2026-03-29 has no 02:00 to 03:00 in Berlin."""
     at = datetime(2026, 3, 29, 0, 30, tzinfo=UTC)
     assert closes_at([window(1, 4)], at) == datetime(2026, 3, 29, 2, tzinfo=UTC)
+    assert closes_at([half_past(1, 2)], at) == at + timedelta(hours=1)  # at 03:30
+
+
+def test_the_night_clocks_are_put_back() -> None:
+    """2026-10-25 has 02:00 to 03:00 twice in Berlin: hours last until the second."""
+    at = datetime(2026, 10, 24, 23, 30, tzinfo=UTC)  # 01:30
+    assert closes_at([half_past(1, 2)], at) == at + timedelta(hours=2)
+    assert closes_at([half_past(0, 2), half_past(2, 3)], at) == at + timedelta(hours=3)
 
 
 @given(
@@ -66,14 +78,18 @@ def test_it_is_open_exactly_if_the_end_is_ahead(
 ) -> None:
     at = naive.replace(tzinfo=UTC)
 
+    def both(local: datetime) -> list[datetime]:
+        return [local.replace(fold=fold).astimezone(UTC) for fold in (0, 1)]
+
     def is_open(one: Window) -> bool:
         local = at.astimezone(one.zone)
         for back in (0, 1):
             day = local.date() - timedelta(days=back)
             later = timedelta(days=one.end <= one.start)
-            start = datetime.combine(day, one.start, tzinfo=one.zone).astimezone(UTC)
+            start = datetime.combine(day, one.start, tzinfo=one.zone)
             end = datetime.combine(day + later, one.end, tzinfo=one.zone)
-            if day.weekday() in one.days and start <= at < end.astimezone(UTC):
+            starts = min(both(start))
+            if day.weekday() in one.days and starts <= at < max(both(end)):
                 return True
         return False
 

@@ -1,9 +1,10 @@
 """Runs the console: ``python -m torchroom.console``, as a service of the hub.
 
-It ends at SIGTERM: requests and the step of housekeeping that is being done are
-finished, then the connections are closed.
+It ends at SIGTERM or SIGINT: requests and the step of housekeeping that is being done
+are finished, then the connections are closed.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -37,7 +38,7 @@ ENDS_WITHIN_S = 15
 
 
 def main() -> int:
-    """Serve until SIGTERM; return the exit status."""
+    """Serve until SIGTERM or SIGINT; return the exit status."""
     end_with_parent()
     logging.basicConfig(
         level=logging.INFO, format="[%(levelname)s %(asctime)s %(name)s] %(message)s"
@@ -82,7 +83,8 @@ def main() -> int:
         )
     )
     log.info("console listens on %s:%s%s", here.host, here.port, here.prefix)
-    server.run()
+    with contextlib.suppress(KeyboardInterrupt):  # JupyterHub tries SIGINT first
+        server.run()
     return 0 if server.started else 1
 
 

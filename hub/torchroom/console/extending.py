@@ -18,18 +18,17 @@ from torchroom.console.refusals import NoExtension, StewardSilent
 from torchroom.ledger.amounts import text_of
 from torchroom.ledger.fees import Fees
 from torchroom.ledger.forecast import duration_text
+from torchroom.steward.file import StoreError
 from torchroom.steward.model import Event, Look, Notice, Seen
 from torchroom.steward.rows import extended_until
-from torchroom.steward.store import Store, StoreError, TooLate
+from torchroom.steward.store import Store, TooLate
 
 log = logging.getLogger("torchroom.console")
 
 T = TypeVar("T")
 
 FEE = "extend"
-BLIND_AFTER = timedelta(minutes=2)
-"""So long after the steward last saw every server no extension is sold: it would stop
-none, and whether the server is still there is not known."""
+NOT_EXTENDED = "The server was not extended."
 LEFT_OVER_AFTER = timedelta(minutes=10)
 LEFT_OVER_WITHIN = timedelta(days=30)
 """Fees between these ages are compared with the extensions that were recorded."""
@@ -128,12 +127,8 @@ class Extending:
             try:
                 is_new = await self._ask(lambda store: store.extend(notice, at))
             except TooLate as error:
-                await self.fees.give_back(
-                    key, at=at, why="The server was being stopped already."
-                )
-                raise NoExtension(
-                    "It is too late: the server is being stopped. Nothing was taken."
-                ) from error
+                await self.fees.give_back(key, at=at, why=NOT_EXTENDED)
+                raise NoExtension(f"{error} Nothing was taken.") from error
             log.info(
                 "extended lease_id=%s extension=%d user=%r paid=%s is_new=%s",
                 notice.lease, extension, user, is_paid, is_new,
@@ -168,15 +163,16 @@ class Extending:
     async def _check_sight(self, at: datetime) -> None:
         """Return only if the steward sees the servers.
 
+        Otherwise it stops none, and whether one is still there is not known.
+
         Raises:
             StewardSilent: It does not.
         """
         look = await self._ask(lambda store: store.look())
-        seen_at = look.complete_at if look else None
-        if seen_at is None or at - seen_at > BLIND_AFTER:
+        if look is None or not look.is_fresh(at):
             raise StewardSilent(
-                "The hub does not know now which servers run, so it stops none of them "
-                "and sells no more time. Nothing was taken. Try again in a minute."
+                "The hub does not know now which servers run, so it stops none and "
+                "sells no time. Nothing was taken. Try again in a minute."
             )
 
     async def _pay(self, notice: Notice, key: str, at: datetime) -> bool:
@@ -225,9 +221,7 @@ class Extending:
             n_given = 0
             for key, extension in wanted.items():
                 if extension not in taken:
-                    n_given += await self.fees.give_back(
-                        key, at=now, why="The server was not extended."
-                    )
+                    n_given += await self.fees.give_back(key, at=now, why=NOT_EXTENDED)
             return n_given
 
     # -- for admins ------------------------------------------------------------------

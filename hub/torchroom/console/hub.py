@@ -1,25 +1,26 @@
-"""The only client of JupyterHub's REST API: who owns a token, who is in a group."""
+"""What the console asks the hub: who owns a token, and who is in a group."""
 
 import hashlib
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
+from torchroom import hub_api
 from torchroom.console.access import Identity
 from torchroom.console.refusals import HubSilent, NotAllowed
+from torchroom.hub_api import HubApi, json_of, part
+
+log = logging.getLogger("torchroom.console")
 
 CACHED_S = 30
 CACHED_MAX = 10_000
 ANSWERS_WITHIN_S = 10.0
-PAGE = 200
-PAGES_MAX = 1000
 _TOKEN = re.compile("[!-~]{1,512}")
-_PAGINATED = "application/jupyterhub-pagination+json"
-_SILENT = "The hub does not answer. Try again in a minute."
 
 
 class Hub:
@@ -30,6 +31,9 @@ class Hub:
         token: The console's own.
         transport: For tests; the network if None.
         clock: Monotonic seconds.
+
+    Raises:
+        HubSilent: From every method that asks: the hub does not say.
     """
 
     def __init__(
@@ -43,25 +47,18 @@ class Hub:
         self._own_token = token
         self._clock = clock
         self._known: dict[bytes, tuple[float, Identity | None]] = {}
-        self._http = httpx.AsyncClient(
-            base_url=api_url.rstrip("/"),
-            timeout=ANSWERS_WITHIN_S,
-            transport=transport,
-            trust_env=False,
-            follow_redirects=False,
+        self._api = HubApi(
+            api_url, token, within_s=ANSWERS_WITHIN_S, transport=transport
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._api.close()
 
     async def identify(self, token: str) -> Identity | None:
         """Return the owner of a token, None if the hub knows no such token.
 
         An answer is kept for CACHED_S: so long may a revoked token still be accepted.
-
-        Raises:
-            HubSilent: The hub does not say.
         """
         if not _TOKEN.fullmatch(token):
             return None
@@ -69,11 +66,10 @@ class Hub:
         kept_until, identity = self._known.get(name, (0.0, None))
         if self._clock() < kept_until:
             return identity
-        answer = await self._get("/user", token)
-        if answer.status_code in {401, 403}:
-            identity = None
-        else:
-            identity = _identity(_json(answer))
+        with _in_a_sentence():
+            answer = await self._api.ask("GET", "/user", token=token)
+            is_known = answer.status_code not in {401, 403}
+            identity = _identity(json_of(answer)) if is_known else None
         if len(self._known) >= CACHED_MAX:
             self._known.clear()
         self._known[name] = (self._clock() + CACHED_S, identity)
@@ -86,11 +82,12 @@ class Hub:
 
         Raises:
             NotAllowed: The hub gives none: the code is old, or not for this console.
-            HubSilent: The hub does not answer.
         """
-        try:
-            answer = await self._http.post(
+        with _in_a_sentence():
+            answer = await self._api.ask(
+                "POST",
                 "/oauth2/token",
+                token="",
                 data={
                     "client_id": client_id,
                     "client_secret": self._own_token,
@@ -100,97 +97,49 @@ class Hub:
                     "code_verifier": verifier,
                 },
             )
-        except httpx.HTTPError as error:
-            raise HubSilent(_SILENT) from error
-        if answer.is_client_error:
-            raise NotAllowed("Signing in did not work. Try it again.")
-        try:
-            return str(_json(answer)["access_token"])
-        except (KeyError, TypeError) as error:
-            raise HubSilent(_SILENT) from error
+            if answer.is_client_error:
+                raise NotAllowed("Signing in did not work. Try it again.")
+            return str(json_of(answer)["access_token"])
 
     async def groups(self) -> Mapping[str, tuple[str, ...]]:
-        """Return the members of every group.
-
-        Raises:
-            HubSilent: The hub does not say, or does not let the console read groups.
-        """
-        found: dict[str, tuple[str, ...]] = {}
-        offset = 0
-        for _ in range(PAGES_MAX):
-            answer = await self._get(
-                "/groups",
-                self._own_token,
-                params={"offset": offset, "limit": PAGE},
-                headers={"Accept": _PAGINATED},
-            )
-            try:
-                listing = _json(answer)
-                for group in listing["items"]:
-                    found[str(group["name"])] = tuple(map(str, group["users"]))
-                more = listing["_pagination"]["next"]
-                if not more:
-                    return found
-                offset = int(more["offset"])  # a hub may give less than it is asked for
-            except (KeyError, TypeError, ValueError) as error:
-                raise HubSilent(_SILENT) from error
-        raise HubSilent("The hub has more groups than the console can read.")
+        """Return the members of every group."""
+        with _in_a_sentence():
+            return {
+                str(group["name"]): tuple(map(str, group["users"]))
+                for group in await self._api.listing("/groups")
+            }
 
     async def members(self, group: str) -> frozenset[str] | None:
-        """Return who is in a group, None if there is no such group.
-
-        Raises:
-            HubSilent: The hub does not say.
-        """
-        answer = await self._get(f"/groups/{quote(group, safe='')}", self._own_token)
-        if answer.status_code == httpx.codes.NOT_FOUND:
-            return None
-        try:
-            return frozenset(map(str, _json(answer)["users"]))
-        except (KeyError, TypeError) as error:
-            raise HubSilent(_SILENT) from error
-
-    async def _get(
-        self,
-        path: str,
-        token: str,
-        *,
-        params: Mapping[str, int] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> httpx.Response:
-        try:
-            return await self._http.get(
-                path,
-                params=params,
-                headers={**(headers or {}), "Authorization": f"token {token}"},
-            )
-        except httpx.HTTPError as error:
-            raise HubSilent(_SILENT) from error
+        """Return who is in a group, None if there is no such group."""
+        with _in_a_sentence():
+            answer = await self._api.ask("GET", f"/groups/{part(group)}")
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                return None
+            return frozenset(map(str, json_of(answer)["users"]))
 
 
-def _json(answer: httpx.Response) -> Any:
-    """Return what a good answer says.
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    """Say that the hub is silent, or not understood, in a sentence for users.
 
     Raises:
-        HubSilent: It is not a good one.
+        HubSilent: It is; an admin finds more in the log.
     """
-    if answer.status_code != httpx.codes.OK:
-        raise HubSilent(_SILENT) from httpx.HTTPStatusError(
-            f"status {answer.status_code}", request=answer.request, response=answer
-        )
     try:
-        return answer.json()
-    except ValueError as error:
-        raise HubSilent(_SILENT) from error
+        yield
+    except (hub_api.HubSilent, KeyError, TypeError, ValueError) as error:
+        log.error("the hub is not understood: %s: %s", type(error).__name__, error)
+        raise HubSilent("The hub does not answer. Try again in a minute.") from error
 
 
 def _identity(said: Any) -> Identity:
-    """Return the owner of a token as `GET /user` describes it."""
-    try:
-        kind, name, scopes = said["kind"], said["name"], said["scopes"]
-    except (KeyError, TypeError) as error:
-        raise HubSilent(_SILENT) from error
+    """Return the owner of a token as `GET /user` describes it.
+
+    Raises:
+        KeyError, TypeError, ValueError: It describes nobody.
+    """
+    kind, name, scopes = said["kind"], said["name"], said["scopes"]
     if kind not in {"user", "service"} or not isinstance(name, str) or not name:
-        raise HubSilent(_SILENT)
+        raise ValueError(f"a token of {kind!r} {name!r}")
     groups = said.get("groups") or ()
     return Identity(kind, name, frozenset(map(str, scopes)), tuple(map(str, groups)))

@@ -27,7 +27,7 @@ router = APIRouter(prefix="/me", tags=["me"])
 
 @router.get("")
 async def balance(console: ConsoleOf, who: OwnBalance) -> BalanceOut:
-    """Your tokens now. A server's own token may ask this, and nothing else."""
+    """Your tokens now. A server's own token may ask this, too."""
     return BalanceOut.of(await statements.own_balance(console, who))
 
 

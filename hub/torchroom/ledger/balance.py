@@ -8,6 +8,7 @@ from sqlalchemy import Row, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from torchroom.ledger.database import micros, moment
+from torchroom.ledger.draws import room_under
 from torchroom.ledger.forecast import seconds_left
 from torchroom.ledger.lease_rows import IS_OPEN
 from torchroom.ledger.model import Kind
@@ -155,6 +156,5 @@ async def _shares(
 
 def _room(balance: int | None, cap: int | None, drawn: int | None) -> int:
     """Return what a course's wallet has for one student."""
-    if cap is None:
-        return balance or 0
-    return max(0, min(balance or 0, cap - (drawn or 0)))
+    whole = balance or 0
+    return whole if cap is None else min(whole, room_under(cap, drawn))

@@ -50,10 +50,15 @@ async def room(
     )
     caps = {row.name: row.student_cap for row in rows if row.student_cap is not None}
     return {
-        share: max(0, caps[share.course] - amount)
+        share: room_under(caps[share.course], amount)
         for share, amount in amounts.items()
         if share.course in caps
     }
+
+
+def room_under(cap: int, drawn: int | None) -> int:
+    """Return what a cap still allows who drew so much; None: nothing yet."""
+    return max(0, cap - (drawn or 0))
 
 
 async def adjust(conn: AsyncConnection, changes: Mapping[Share, int]) -> None:

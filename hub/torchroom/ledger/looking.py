@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from torchroom.ledger.database import micros
 from torchroom.ledger.drawing import Share
+from torchroom.ledger.draws import room_under
 from torchroom.ledger.lease_rows import IS_OPEN, open_leases
 from torchroom.ledger.model import Kind
 from torchroom.ledger.outlook import Pots, Running, pots_of
@@ -77,6 +78,6 @@ async def _room(conn: AsyncConnection) -> dict[Share, int]:
         .where(IS_OPEN, courses.c.student_cap.is_not(None))
     )
     return {
-        Share(row.course, row.user): max(0, row.student_cap - (row.amount or 0))
+        Share(row.course, row.user): room_under(row.student_cap, row.amount)
         for row in (await conn.execute(query)).all()
     }

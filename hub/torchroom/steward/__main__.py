@@ -20,11 +20,12 @@ from pathlib import Path
 from torchroom.console.parent import end_with_parent
 from torchroom.settings import SettingError
 from torchroom.steward import settings
+from torchroom.steward.file import StoreError
 from torchroom.steward.hooks import Outbox, Receiver, reached
 from torchroom.steward.hub import Hub
 from torchroom.steward.loop import Steward
 from torchroom.steward.mail import Mail
-from torchroom.steward.store import Store, StoreError
+from torchroom.steward.store import Store
 from torchroom.steward.webhook import Webhook
 
 log = logging.getLogger("torchroom.steward")

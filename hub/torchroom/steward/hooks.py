@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from torchroom.steward.file import StoreError
 from torchroom.steward.model import Message
-from torchroom.steward.store import Store, StoreError
+from torchroom.steward.store import Store
 
 log = logging.getLogger("torchroom.steward")
 
@@ -87,53 +88,56 @@ class Outbox:
         self._store = store
         self._receivers = receivers
         self._now = now
-        self._news = asyncio.Event()
+        self._news = {hook: asyncio.Event() for hook in receivers}
 
     def wake(self) -> None:
         """Look into the outbox soon; there may be something new."""
-        self._news.set()
+        for news in self._news.values():
+            news.set()
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send until cancelled, the hooks side by side."""
+        try:
+            await asyncio.to_thread(self._store.keep_posts_of, self._receivers)
+        except StoreError as error:
+            log.error("messages for nobody are left: %s", error)
+        await asyncio.gather(*map(self._serve, self._receivers))
+
+    async def _serve(self, hook: str) -> None:
+        """Send what one hook has to, until cancelled."""
+        news = self._news[hook]
         while True:
             pause = LOOKS_EVERY_S
-            self._news.clear()
+            news.clear()
             try:
-                await self.once()
-                pause = await self._pause()
+                await self.once(hook)
+                pause = await self._pause(hook)
             except StoreError as error:
-                log.error("nothing is sent: %s", error)
+                log.error("nothing is sent to %s: %s", hook, error)
             except Exception:  # the supervising loop: it must go on
-                log.exception("sending failed")
+                log.exception("sending to %s failed", hook)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), pause)
+                await asyncio.wait_for(news.wait(), pause)
 
-    async def once(self) -> None:
-        """Try every message that is due, the hooks side by side."""
-        due = await asyncio.to_thread(self._store.due, self._now(), AT_ONCE)
-        lines: dict[str, list[Message]] = {}
+    async def once(self, hook: str) -> None:
+        """Try every message of a hook that is due, one after the other."""
+        due = await asyncio.to_thread(self._store.due, hook, self._now(), AT_ONCE)
         for message in due:
-            lines.setdefault(message.hook, []).append(message)
-        await asyncio.gather(*(self._line(line) for line in lines.values()))
+            await self._one(message)
 
-    async def _pause(self) -> float:
-        first = await asyncio.to_thread(self._store.next_post)
+    async def _pause(self, hook: str) -> float:
+        first = await asyncio.to_thread(self._store.next_post, hook)
         if first is None:
             return LOOKS_EVERY_S
         ahead = (first - self._now()).total_seconds()
         return min(LOOKS_EVERY_S, max(AT_MOST_EVERY_S, ahead))
 
-    async def _line(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            await self._one(message)
-
     async def _one(self, message: Message) -> None:
-        receiver = self._receivers.get(message.hook)
-        if receiver is None or is_stale(message, self._now()):
+        if is_stale(message, self._now()):
             await asyncio.to_thread(self._store.posted, message.id)
             return
         try:
-            await receiver.send(message)
+            await self._receivers[message.hook].send(message)
         except Undelivered as error:
             await self._failed(message, str(error), is_final=error.is_final)
         except Exception as error:  # one message must not hold up all others

@@ -1,24 +1,15 @@
-"""The steward's client of JupyterHub's REST API, and of the plugin's beside it."""
+"""What the steward asks of the hub: what runs, and that a server ends, and why."""
 
-from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
+from torchroom.hub_api import HubApi, message_of, part, refused
 from torchroom.steward.model import Claim
 
 ANSWERS_WITHIN_S = 20.0
 STOPS_WITHIN_S = 60.0
-PAGE = 200
-PAGES_MAX = 1000
-SHOWN = 200  # characters of an answer that an error repeats
-_PAGINATED = "application/jupyterhub-pagination+json"
-
-
-class HubSilent(Exception):
-    """The hub did not answer, or not as it must; nothing is known. A sentence."""
 
 
 class CalledOff(Exception):
@@ -34,12 +25,15 @@ class Stop(Enum):
 
 
 class Hub:
-    """Reads what runs, says why something ends, and ends it.
+    """JupyterHub and the plugin beside it.
 
     Args:
         api_url: Like "http://hub:8081/hub/api".
         token: The steward's own.
         transport: For tests; the network if None.
+
+    Raises:
+        HubSilent: From every method that asks: see torchroom.hub_api.
     """
 
     def __init__(
@@ -49,54 +43,21 @@ class Hub:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=api_url.rstrip("/"),
-            headers={"Authorization": f"token {token}"},
-            timeout=ANSWERS_WITHIN_S,
-            transport=transport,
-            trust_env=False,
-            follow_redirects=False,
+        self._api = HubApi(
+            api_url, token, within_s=ANSWERS_WITHIN_S, transport=transport
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._api.close()
 
     async def gpus(self) -> Any:
-        """Return what the plugin says of GPUs and leases.
-
-        Raises:
-            HubSilent: See there.
-        """
-        return _json(await self._ask("GET", "/gpus"))
+        """Return what the plugin says of GPUs and leases."""
+        return await self._api.read("/gpus")
 
     async def users(self) -> list[Any]:
-        """Return the users with a ready server, as the hub describes them.
-
-        Raises:
-            HubSilent: See there.
-        """
-        found: list[Any] = []
-        offset = 0
-        for _ in range(PAGES_MAX):
-            answer = await self._ask(
-                "GET",
-                "/users",
-                params={"state": "ready", "offset": offset, "limit": PAGE},
-                headers={"Accept": _PAGINATED},
-            )
-            try:
-                listing = _json(answer)
-                found += listing["items"]
-                more = listing["_pagination"]["next"]
-                if not more:
-                    return found
-                if int(more["offset"]) <= offset:
-                    break
-                offset = int(more["offset"])  # a hub may give less than it is asked for
-            except (KeyError, TypeError, ValueError) as error:
-                raise HubSilent("The hub's list of users cannot be read.") from error
-        raise HubSilent("The hub's list of users does not end.")
+        """Return the users with a ready server, as the hub describes them."""
+        return await self._api.listing("/users", state="ready")
 
     async def say_why(self, claim: Claim) -> bool:
         """Tell the plugin why a server is about to be stopped.
@@ -106,11 +67,10 @@ class Hub:
 
         Raises:
             CalledOff: It must not be stopped for this any more.
-            HubSilent: See there.
         """
-        answer = await self._ask(
+        answer = await self._api.ask(
             "POST",
-            f"/leases/{_part(claim.lease)}/ending",
+            f"/leases/{part(claim.lease)}/ending",
             json={
                 "reason": claim.reason.value,
                 "sentence": claim.sentence,
@@ -123,8 +83,8 @@ class Hub:
             case httpx.codes.NOT_FOUND:
                 return False
             case httpx.codes.CONFLICT:
-                raise CalledOff(_message(answer))
-        raise _refused(answer)
+                raise CalledOff(message_of(answer))
+        raise refused(answer)
 
     async def stop(self, user: str, server: str) -> Stop:
         """Stop a server.
@@ -132,14 +92,11 @@ class Hub:
         Args:
             user: Its owner.
             server: "" for the default server.
-
-        Raises:
-            HubSilent: See there.
         """
-        path = f"/users/{_part(user)}/server"
+        path = f"/users/{part(user)}/server"
         if server:
-            path = f"/users/{_part(user)}/servers/{_part(server)}"
-        answer = await self._ask("DELETE", path, timeout=STOPS_WITHIN_S)
+            path = f"/users/{part(user)}/servers/{part(server)}"
+        answer = await self._api.ask("DELETE", path, timeout=STOPS_WITHIN_S)
         match answer.status_code:
             case httpx.codes.NO_CONTENT:
                 return Stop.STOPPED
@@ -147,53 +104,4 @@ class Hub:
                 return Stop.STOPPING
             case httpx.codes.NOT_FOUND:
                 return Stop.NOT_THERE
-        raise _refused(answer)
-
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str | int] | None = None,
-        headers: Mapping[str, str] | None = None,
-        json: Mapping[str, object] | None = None,
-        timeout: float = ANSWERS_WITHIN_S,  # noqa: ASYNC109 - httpx keeps it
-    ) -> httpx.Response:
-        try:
-            return await self._http.request(
-                method, path, params=params, headers=headers, json=json, timeout=timeout
-            )
-        except httpx.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise HubSilent(f"The hub does not answer: {why}.") from error
-
-
-def _part(name: str) -> str:
-    """Return a name as one part of a path, even if it consists of dots."""
-    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
-
-
-def _json(answer: httpx.Response) -> Any:
-    if answer.status_code != httpx.codes.OK:
-        raise _refused(answer)
-    try:
-        return answer.json()
-    except (ValueError, RecursionError) as error:
-        raise HubSilent("The hub's answer is not JSON.") from error
-
-
-def _refused(answer: httpx.Response) -> HubSilent:
-    request = answer.request
-    return HubSilent(
-        f"The hub answered {answer.status_code} to {request.method} "
-        f"{request.url.path}: {_message(answer)}"
-    )
-
-
-def _message(answer: httpx.Response) -> str:
-    """Return what an answer says, as one line."""
-    try:
-        said = answer.json()["message"] or answer.reason_phrase
-    except (ValueError, KeyError, TypeError, RecursionError):
-        said = answer.text
-    return " ".join(str(said).split())[:SHOWN]
+        raise refused(answer)

@@ -13,12 +13,15 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from torchroom.steward import looking, rounds
-from torchroom.steward.hub import CalledOff, Hub, HubSilent, Stop
-from torchroom.steward.model import Claim, Look
-from torchroom.steward.rounds import Hooks, Known, Round
+from torchroom.hub_api import HubSilent
+from torchroom.steward import looking, records, rounds
+from torchroom.steward.file import StoreError
+from torchroom.steward.hub import CalledOff, Hub, Stop
+from torchroom.steward.model import FAILED, KEPT, STOPPED, WARNED, Claim, Look
+from torchroom.steward.records import Hooks
+from torchroom.steward.rounds import Known, Round
 from torchroom.steward.rules import Policy
-from torchroom.steward.store import Store, StoreError
+from torchroom.steward.store import Store
 
 log = logging.getLogger("torchroom.steward")
 
@@ -111,7 +114,7 @@ class Steward:
         except (HubSilent, looking.Odd) as error:
             await self._blind(now, str(error))
             return None
-        known = await asyncio.to_thread(self._known, found.active, stopping)
+        known = await asyncio.to_thread(self._known, found.active, stopping, now)
         made = rounds.decide(found, self._policy, known, now, self._hooks)
         await asyncio.to_thread(self._keep, made, now)
         self._tell_log(made)
@@ -134,7 +137,10 @@ class Steward:
         self._trouble = why
         await asyncio.to_thread(self._store.keep_trouble, now, why)
 
-    def _known(self, active: frozenset[str], stopping: frozenset[str]) -> Known:
+    def _known(
+        self, active: frozenset[str], stopping: frozenset[str], now: datetime
+    ) -> Known:
+        last = self._store.look()
         return Known(
             extensions=self._store.extensions(active),
             told=self._store.told(),
@@ -142,13 +148,19 @@ class Steward:
             warned={
                 (event.lease, event.reason): event.at
                 for event in reversed(self._store.events(RECENT))
-                if event.action == rounds.WARNED and rounds.SENT_BY in event.evidence
+                if event.action == WARNED and records.SENT_BY in event.evidence
             },
             claims=self._store.claims(),
             stopping=stopping,
+            was_blind=last is not None and not last.is_fresh(now),
         )
 
     def _keep(self, made: Round, now: datetime) -> None:
+        # First: what ends a claim ends its warning, and there may be a new one.
+        for claim in made.gone:
+            self._finish(claim) if claim.is_sent else self._store.unclaim(claim.lease)
+        for claim, why in made.called_off:
+            self._call_off(claim, why)
         self._store.keep(
             Look(
                 at=now,
@@ -161,10 +173,6 @@ class Steward:
             seen=made.seen,
             noted=made.noted,
         )
-        for claim in made.gone:
-            self._finish(claim) if claim.is_sent else self._store.unclaim(claim.lease)
-        for claim, why in made.called_off:
-            self._call_off(claim, why)
 
     def _tell_log(self, made: Round) -> None:
         if self._trouble:
@@ -212,17 +220,17 @@ class Steward:
             await asyncio.to_thread(self._call_off, claim, str(error))
         except HubSilent as error:
             log.error("cannot stop lease=%s: %s", claim.lease, error)
-            event = rounds.event_of(claim, rounds.FAILED, str(error), self._now())
+            event = records.of_stop(claim, FAILED, str(error), self._now())
             await asyncio.to_thread(self._store.mark, claim.lease, failed=event)
 
     def _finish(self, claim: Claim) -> None:
-        event = rounds.event_of(claim, rounds.STOPPED, claim.sentence, self._now())
-        sent = rounds.posts(event, claim.at, None, self._hooks)
+        event = records.of_stop(claim, STOPPED, claim.sentence, self._now())
+        sent = records.posts(event, claim.at, None, self._hooks)
         self._store.unclaim(claim.lease, (event, sent))
         log.info("stopped lease=%s user=%s reason=%s", claim.lease, claim.user,
                  claim.reason.value)  # fmt: skip
 
     def _call_off(self, claim: Claim, why: str) -> None:
-        event = rounds.event_of(claim, rounds.KEPT, why, self._now())
+        event = records.of_stop(claim, KEPT, why, self._now())
         self._store.unclaim(claim.lease, (event, ()))
         log.info("kept lease=%s user=%s: %s", claim.lease, claim.user, why)

@@ -15,8 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from torchroom.steward.hooks import Undelivered
-from torchroom.steward.model import Message
-from torchroom.steward.rounds import WARNED
+from torchroom.steward.model import WARNED, Message
 
 WITHIN_S = 30.0
 PERMANENT = 500  # SMTP: from here on a refusal is for good

@@ -4,6 +4,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+BLIND_AFTER = timedelta(minutes=2)
+"""So long after the last complete look nothing is known of the servers any more."""
+
+
+WARNED, STOPPED, KEPT, FAILED = "warned", "stopped", "kept", "failed"
+"""What `Event.action` can be; KEPT: a stop was called off."""
+
 
 class Use(StrEnum):
     """Whether a server's GPUs compute. UNKNOWN is never taken for IDLE."""
@@ -157,7 +164,7 @@ class Event:
 
     Attributes:
         at: Aware UTC.
-        action: "warned", "stopped", "kept" (a stop that was called off), "failed".
+        action: WARNED, STOPPED, KEPT or FAILED.
         lease: Which lease.
         user: Its owner.
         server: "" for the default server.
@@ -272,7 +279,7 @@ class Look:
         at: When the last look began.
         complete_at: When the last one began that saw everything; None: none ever did.
         trouble: Why the last one saw nothing, "" if it saw everything.
-        n_servers: How many servers the last complete one judged.
+        n_servers: How many servers the last complete one saw.
         is_dry_run: Whether the steward only says what it would do.
     """
 
@@ -281,6 +288,10 @@ class Look:
     trouble: str = ""
     n_servers: int = 0
     is_dry_run: bool = False
+
+    def is_fresh(self, now: datetime) -> bool:
+        """Return whether a complete one is so recent that it tells of the servers."""
+        return self.complete_at is not None and now - self.complete_at <= BLIND_AFTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,9 +251,12 @@ def _check(rules: Rules, where: str) -> None:
         "max_age_hours": rules.max_age,
     }.items():
         if lasts is not None and lasts <= rules.warn_ahead:
+            unit = timedelta(seconds=_HOUR_S if key == "max_age_hours" else _MINUTE_S)
+            warned = rules.warn_before / timedelta(seconds=_MINUTE_S)
             raise PolicyError(
-                f"For {where}, {key} must be longer than warn_minutes and a tenth of "
-                "it: users are warned before a stop, not at its start."
+                f"For {where}, {key} is {lasts / unit:g}; it must be more than "
+                f"{rules.warn_ahead / unit:g}: users are warned warn_minutes "
+                f"({warned:g}) before a stop, and up to a minute earlier."
             )
     if rules.after_hours is AfterHours.STOP and not rules.windows:
         raise PolicyError(

@@ -11,11 +11,16 @@ from typing import Any
 
 from torchroom.settings import SettingError
 from torchroom.steward import settings
-from torchroom.steward.model import Event, Look, Seen
+from torchroom.steward.file import StoreError
+from torchroom.steward.model import BLIND_AFTER, Event, Look, Seen
 from torchroom.steward.sentences import span
-from torchroom.steward.store import FILE, Store, StoreError
+from torchroom.steward.store import FILE, Store
 
 DONE, PROBLEM, USAGE = 0, 1, 2
+NOT_RUNNING = (
+    "The steward does not look, so nothing is stopped: it looks twice a minute where "
+    "it runs. See the hub's log."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +49,16 @@ def run(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 def _check(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    if args.file:
-        settings.policy_of(args.file)
-    else:
-        settings.policy(env)
+    policy = settings.policy_of(args.file) if args.file else settings.policy(env)
     print("The policy can be used.")
+    pairs = policy.both.keys()
+    for what, names in {
+        "course": policy.courses.keys() | {course for course, _ in pairs},
+        "size": policy.sizes.keys() | {size for _, size in pairs},
+    }.items():
+        if names:
+            print(f"Tables of {what}s: {', '.join(sorted(names))}. "
+                  f"A name that no {what} has changes nothing.")  # fmt: skip
     return DONE
 
 
@@ -94,12 +104,16 @@ def lines(
 def _of_look(look: Look | None, now: datetime) -> str:
     if look is None:
         return "The steward has not looked yet."
-    text = f"The last look was {span(now - look.at)} ago."
-    if look.trouble:
-        text += f" It saw nothing, so nothing is stopped: {look.trouble}"
+    said = [f"The last look was {span(now - look.at)} ago."]
+    if now - look.at > BLIND_AFTER:
+        said.append(NOT_RUNNING)
+    elif look.trouble:
+        said.append(f"It saw nothing, so nothing is stopped: {look.trouble}")
+    if look.complete_at and not look.is_fresh(now):
+        said.append(f"What follows is {span(now - look.complete_at)} old.")
     if look.is_dry_run:
-        text += " Dry run: nothing is stopped."
-    return text
+        said.append("Dry run: nothing is stopped.")
+    return " ".join(said)
 
 
 def _of_server(seen: Seen, now: datetime) -> str:

@@ -1,12 +1,13 @@
 """What follows from one complete look: who is told what, who is stopped. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from torchroom.steward import sentences
-from torchroom.steward.looking import Found, Unjudged
+from torchroom.steward import records
+from torchroom.steward.looking import Found
 from torchroom.steward.model import (
+    STOPPED,
     Claim,
     Event,
     Extension,
@@ -21,22 +22,14 @@ from torchroom.steward.model import (
     Verdict,
 )
 from torchroom.steward.policy import judge, must_be_idle
+from torchroom.steward.records import Hooks
 from torchroom.steward.rules import Policy, Rules
-
-WARNED, STOPPED, KEPT, FAILED = "warned", "stopped", "kept", "failed"
-"""What `Event.action` can be."""
 
 WARNED_AT_MOST_EVERY = timedelta(hours=1)
 """How often messages go out about one lease and one reason."""
 
 LOOK_AGAIN, LOOK_AGAIN_FOR = timedelta(seconds=5), timedelta(minutes=2)
 """How soon, and how long, if a missing reading is all that a stop waits for."""
-
-SENT_BY = "sent_by"
-"""What `Event.evidence` calls the hooks that messages went to."""
-
-Hooks = Callable[[str], Sequence[str]]
-"""Returns by which hooks a user is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +43,8 @@ class Known:
         warned: Lease and reason -> when messages went out about it last.
         claims: By lease.
         stopping: Leases that were being stopped when the look began.
+        was_blind: Whether nothing was known of the servers until this look: nobody
+            could extend one then, so warnings from before do not count.
     """
 
     extensions: Mapping[str, Sequence[Extension]] = field(default_factory=dict)
@@ -58,6 +53,12 @@ class Known:
     warned: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
     stopping: frozenset[str] = frozenset()
+    was_blind: bool = False
+
+    def told_of(self, lease: str) -> Told | None:
+        """Return the warning that counts; in a dry run nobody wanted to extend."""
+        told = self.told.get(lease)
+        return told if told and (told.is_dry_run or not self.was_blind) else None
 
 
 @dataclass(slots=True)
@@ -102,38 +103,13 @@ def decide(
         rules = policy.rules(server.course, server.offer)
         _one(made, server, rules, known, now=now, hooks=hooks)
     for unjudged in found.unjudged:
-        made.seen.append(_not_seen(unjudged, policy, now))
-        if told := known.told.get(unjudged.lease):
-            made.told.append(told)
+        made.seen.append(records.not_seen(unjudged, policy, now))
+        if told := known.told_of(unjudged.lease):
+            _hold(made, told, known.notices.get(unjudged.lease), now)
     for lease, claim in known.claims.items():
         if lease not in found.active and lease not in known.stopping:
             made.gone.append(claim)
     return made
-
-
-def event_of(claim: Claim, action: str, sentence: str, at: datetime) -> Event:
-    """Return what is noted of a stop."""
-    return Event(
-        at=at,
-        action=action,
-        lease=claim.lease,
-        user=claim.user,
-        server=claim.server,
-        reason=claim.reason.value,
-        sentence=sentence,
-        evidence=claim.evidence,
-    )
-
-
-def posts(
-    event: Event, since: datetime, stops_at: datetime | None, hooks: Hooks
-) -> list[Post]:
-    """Return the messages about an event; the same event makes the same ids."""
-    moment = int(since.timestamp())
-    return [
-        Post(f"{event.lease}-{event.action}-{moment}-{hook}", hook, stops_at)
-        for hook in hooks(event.user)
-    ]
 
 
 def _nobody(_user: str) -> Sequence[str]:
@@ -149,15 +125,16 @@ def _one(
     now: datetime,
     hooks: Hooks,
 ) -> None:
+    """Add what follows for one server."""
     extensions = known.extensions.get(server.lease, ())
-    told = known.told.get(server.lease)
+    told = known.told_of(server.lease)
     if told is not None and told.is_dry_run != rules.is_dry_run:
         told = None  # of a dry run nobody was told
     is_stopping = server.lease in known.stopping
     if is_stopping and told is None:
         return  # it ended while the look went on
     judged = judge(server, rules, extensions, now, told)
-    made.seen.append(_seen(server, judged, rules, now))
+    made.seen.append(records.seen(server, judged, rules, now))
     _note_due(made, judged, rules.warn_ahead, now)
     claim = known.claims.get(server.lease)
     if judged.verdict is Verdict.KEEP or judged.reason is None:
@@ -170,41 +147,26 @@ def _one(
         last = known.warned.get((server.lease, judged.reason.value))
         is_soon = last is not None and now - last < WARNED_AT_MOST_EVERY
         reached = _nobody if is_soon or rules.is_dry_run else hooks
-        made.noted.append(_warning(server, judged, rules, now, reached))
+        made.noted.append(records.warning(server, judged, rules, now, reached))
         told = Told(server.lease, judged.reason, now, None, rules.is_dry_run)
     told = replace(told, reason=judged.reason, stops_at=judged.stops_at)
     is_stop = judged.verdict is Verdict.STOP
     if rules.is_dry_run:
         made.told.append(replace(told, is_past=told.is_past or is_stop))
         if is_stop and not told.is_past:
-            made.noted.append((_event(server, judged, rules, STOPPED, now), ()))
+            made.noted.append((records.event(server, judged, rules, STOPPED, now), ()))
         return
     made.told.append(told)
-    made.notices.append(_notice(server, judged, rules, extensions, now))
+    made.notices.append(records.notice(server, judged, rules, extensions, now))
     if is_stopping:
         return
     if is_stop:
-        stop = _claim(server, judged, rules, now)
+        stop = records.claim(server, judged, rules, now)
         if claim:
             stop = replace(stop, has_failed=claim.has_failed, is_sent=claim.is_sent)
         made.stops.append((stop, len(extensions)))
     elif claim:
         made.called_off.append((claim, "It is not to be stopped yet."))
-
-
-def _warning(
-    server: Server,
-    judged: Judgement,
-    rules: Rules,
-    now: datetime,
-    reached: Hooks,
-) -> tuple[Event, list[Post]]:
-    """Return what is noted of a warning, and the messages about it."""
-    event = _event(server, judged, rules, WARNED, now)
-    sent = posts(event, now, judged.stops_at, reached)
-    if sent:
-        event.evidence[SENT_BY] = ", ".join(post.hook for post in sent)
-    return event, sent
 
 
 def _is_new(told: Told, judged: Judgement) -> bool:
@@ -230,13 +192,13 @@ def _stands(
 
 
 def _hold(made: Round, told: Told, notice: Notice | None, now: datetime) -> None:
-    """Let a warning stand while a reading is missing.
+    """Let a warning stand while a reading, or all that the hub says, is missing.
 
     If it turns out that the GPU was idle all the time, the countdown has gone on; if
     not, the next look that knows ends it.
     """
     made.told.append(told)
-    if notice and notice.stops_at and notice.stops_at > now:
+    if notice and (notice.stops_at is None or notice.stops_at > now):
         made.notices.append(notice)
     elif told.stops_at and told.stops_at <= now < told.stops_at + LOOK_AGAIN_FOR:
         _note_moment(made, now + LOOK_AGAIN)
@@ -253,122 +215,3 @@ def _note_due(made: Round, judged: Judgement, lead: timedelta, now: datetime) ->
 def _note_moment(made: Round, at: datetime) -> None:
     if made.next_at is None or at < made.next_at:
         made.next_at = at
-
-
-def _notice(
-    server: Server,
-    judged: Judgement,
-    rules: Rules,
-    extensions: Sequence[Extension],
-    now: datetime,
-) -> Notice:
-    assert judged.reason is not None  # noqa: S101 - for the type checker
-    n_left = max(0, rules.n_extensions - len(extensions)) if judged.can_extend else 0
-    sentence = judged.sentence
-    if judged.verdict is Verdict.STOP:
-        sentence = sentences.warning(
-            server, judged.reason, judged.stops_at, now, can_extend=False
-        )
-    return Notice(
-        lease=server.lease,
-        user=server.user,
-        server=server.name,
-        course=server.course,
-        reason=judged.reason,
-        sentence=sentence,
-        stops_at=judged.stops_at,
-        extend_by=rules.extend_by if n_left else timedelta(),
-        extend_price=rules.extend_price if n_left else 0,
-        n_extensions_left=n_left,
-        next_extension=max((each.k for each in extensions), default=0) + 1,
-        published_at=now,
-    )
-
-
-def _claim(server: Server, judged: Judgement, rules: Rules, now: datetime) -> Claim:
-    assert judged.reason is not None  # noqa: S101 - for the type checker
-    evidence = _evidence(server)
-    if not must_be_idle(judged.reason, rules):
-        evidence.pop("idle_since", None)
-    return Claim(
-        lease=server.lease,
-        user=server.user,
-        server=server.name,
-        reason=judged.reason,
-        sentence=judged.sentence,
-        at=now,
-        evidence=evidence,
-    )
-
-
-def _event(
-    server: Server, judged: Judgement, rules: Rules, action: str, now: datetime
-) -> Event:
-    return Event(
-        at=now,
-        action=action,
-        lease=server.lease,
-        user=server.user,
-        server=server.name,
-        reason=judged.reason.value if judged.reason else "",
-        sentence=judged.sentence,
-        is_dry_run=rules.is_dry_run,
-        evidence=_evidence(server),
-    )
-
-
-def _evidence(server: Server) -> dict[str, str]:
-    """Return what was known, for admins; the times as the hub said them."""
-    gpu = server.gpu
-    found = {
-        "offer": server.offer,
-        "course": server.course,
-        "ready_at": server.ready_at,
-        "last_activity": server.last_activity,
-        "use": gpu.state.value if gpu else None,
-        "why": gpu.why if gpu else None,
-        "idle_since": gpu.idle_since if gpu else None,
-        "health": server.health if gpu else None,
-        "tokens_end_at": server.tokens_end_at,
-    }
-    return {
-        key: value.isoformat() if isinstance(value, datetime) else str(value)
-        for key, value in found.items()
-        if value
-    }
-
-
-def _seen(server: Server, judged: Judgement, rules: Rules, now: datetime) -> Seen:
-    return Seen(
-        lease=server.lease,
-        user=server.user,
-        server=server.name,
-        offer=server.offer,
-        course=server.course,
-        use=server.gpu.state.value if server.gpu else "",
-        why=server.gpu.why if server.gpu else "",
-        verdict=judged.verdict,
-        reason=judged.reason,
-        stops_at=judged.stops_at,
-        sentence=judged.sentence,
-        is_dry_run=rules.is_dry_run,
-        at=now,
-    )
-
-
-def _not_seen(unjudged: Unjudged, policy: Policy, now: datetime) -> Seen:
-    return Seen(
-        lease=unjudged.lease,
-        user=unjudged.user,
-        server=unjudged.server,
-        offer="",
-        course="",
-        use="",
-        why=unjudged.why,
-        verdict=Verdict.KEEP,
-        reason=None,
-        stops_at=None,
-        sentence="",
-        is_dry_run=policy.is_dry_run,
-        at=now,
-    )

@@ -267,12 +267,12 @@ def to_look(row: Row) -> Look:
     )
 
 
-def to_message(row: Row, event: Row) -> Message:
-    """Return the message of a row of the outbox and of its event."""
+def to_message(row: Row) -> Message:
+    """Return the message of an event's row that has the outbox's columns, too."""
     return Message(
-        id=row["id"],
+        id=row["message"],
         hook=row["hook"],
-        event=to_event(event),
+        event=to_event(row),
         stops_at=_time_or_none(row["stops_at"]),
         n_tries=row["n_tries"],
         next_at=datetime.fromisoformat(row["next_at"]),

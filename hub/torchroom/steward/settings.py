@@ -80,7 +80,7 @@ def policy_of(path: Path) -> Policy:
         SettingError: As `policy`.
     """
     try:
-        return reading.read(path.read_text(encoding="utf-8"))
+        return reading.read(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise SettingError(f"The policy {path} cannot be read: {why}.") from error
@@ -124,14 +124,20 @@ def _mail(env: Mapping[str, str]) -> MailSettings | None:
         raise SettingError(usage)
     if safety is Safety.NONE and url.password:
         raise SettingError(usage)
+    user, password = unquote(url.username or ""), unquote(url.password or "")
+    if not (user + password).isascii():
+        raise SettingError(
+            f"{name}: user and password must be ASCII, mail servers take no other. "
+            "Give the account another password."
+        )
     return MailSettings(
         host=url.hostname,
         port=port,
         safety=safety,
         sender=_sender(env),
         domain=_domain(env),
-        user=unquote(url.username or ""),
-        password=unquote(url.password or ""),
+        user=user,
+        password=password,
         ca_file=_ca_file(env),
     )
 

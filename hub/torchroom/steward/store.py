@@ -4,18 +4,16 @@ Several processes have it open: the steward, the console, the command line. Each
 one transaction; all of them are blocking, so asynchronous callers use threads.
 """
 
-import contextlib
 import json
 import sqlite3
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 from torchroom.steward import rows
+from torchroom.steward.file import File
 from torchroom.steward.model import (
     Claim,
     Event,
@@ -30,22 +28,15 @@ from torchroom.steward.model import (
 from torchroom.steward.schema import VERSIONS
 
 FILE = "steward.sqlite"
-BUSY_WITHIN_S = 10.0
-TRY_EVERY_S = 0.02
 EVENTS_MAX = 10_000
 PAGE_MAX = 1000
 EXTENSIONS_KEPT = timedelta(days=400)
 
 
-class StoreError(Exception):
-    """The file cannot be used; a sentence for an admin."""
-
-
 class TooLate(Exception):
-    """The server is being stopped: no extension can change that."""
+    """An extension would change nothing any more; a sentence why."""
 
 
-Row = dict[str, Any]
 Noted = tuple[Event, Sequence[Post]]
 """An event, and whom to tell."""
 
@@ -63,24 +54,9 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        with _in_sentences(path):
-            self._db = sqlite3.connect(
-                path,
-                timeout=BUSY_WITHIN_S,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            try:
-                self._db.row_factory = _as_dict
-                self._write_ahead()
-                self._db.execute("PRAGMA synchronous = FULL")
-                self._prepare()
-                row = self._db.execute("SELECT id FROM files").fetchone()
-                self.id = str(row["id"])
-            except BaseException:
-                self._db.close()
-                raise
+        self._file = File(path, VERSIONS)
+        (row,) = self._file.read("SELECT id FROM files")
+        self.id = str(row["id"])
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -93,8 +69,7 @@ class Store:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
+        self._file.close()
 
     # -- what users are told ---------------------------------------------------------
 
@@ -105,7 +80,7 @@ class Store:
             user: The owner.
             server: "" for the default server.
         """
-        found = self._read(
+        found = self._file.read(
             "SELECT * FROM notices WHERE user = ? AND server = ?"
             " ORDER BY published_at DESC LIMIT 1",
             [user, server],
@@ -114,13 +89,8 @@ class Store:
 
     def notices(self) -> list[Notice]:
         """Return all that is told now, ordered by lease."""
-        found = self._read("SELECT * FROM notices ORDER BY lease")
+        found = self._file.read("SELECT * FROM notices ORDER BY lease")
         return [rows.to_notice(row) for row in found]
-
-    def publish(self, notices: Iterable[Notice]) -> None:
-        """Let these be all that is told."""
-        with self._write() as db:
-            _replace(db, "notices", map(rows.from_notice, notices))
 
     # -- extensions ------------------------------------------------------------------
 
@@ -138,22 +108,23 @@ class Store:
             False if this extension of this lease was taken before; nothing changes.
 
         Raises:
-            TooLate: The server is being stopped. A fee that was taken must be given
-                back.
+            TooLate: The server is being stopped, or its owner is not told of a stop any
+                more. A fee that was taken must be given back.
             ValueError: The notice offers no extension.
         """
         if notice.n_extensions_left < 1 or notice.stops_at is None:
             raise ValueError("This notice offers no extension.")
-        with self._write() as db:
+        with self._file.write() as db:
             key = [notice.lease, notice.next_extension]
-            if db.execute(
-                "SELECT 1 FROM extensions WHERE lease = ? AND k = ?", key
-            ).fetchone():
+            if _has(db, "extensions WHERE lease = ? AND k = ?", key):
                 return False
-            if db.execute(
-                "SELECT 1 FROM claims WHERE lease = ?", [notice.lease]
-            ).fetchone():
-                raise TooLate("This server is being stopped already.")
+            if _has(db, "claims WHERE lease = ?", [notice.lease]):
+                raise TooLate("It is too late: the server is being stopped.")
+            if not _has(db, "notices WHERE lease = ?", [notice.lease]):
+                raise TooLate(
+                    "Nothing is to be extended any more: the server was stopped "
+                    "already, or it goes on."
+                )
             db.execute(
                 "DELETE FROM extensions WHERE at < ?",
                 [rows.text(at - EXTENSIONS_KEPT)],
@@ -170,7 +141,7 @@ class Store:
             lease: Which lease was extended.
             k: The extension's number.
         """
-        found = self._read(
+        found = self._file.read(
             "SELECT * FROM extensions"
             " WHERE lease = ? AND k = ? AND user = ? AND server = ?",
             [lease, k, user, server],
@@ -186,19 +157,11 @@ class Store:
             query += " WHERE lease IN (SELECT value FROM json_each(?))"
             given = [json.dumps(sorted(leases))]
         found: dict[str, list[Extension]] = {}
-        for row in self._read(f"{query} ORDER BY lease, k", given):
+        for row in self._file.read(f"{query} ORDER BY lease, k", given):
             found.setdefault(row["lease"], []).append(rows.to_extension(row))
         return found
 
     # -- what was done ---------------------------------------------------------------
-
-    def note(self, event: Event, posts: Sequence[Post] = ()) -> int:
-        """Keep an event, and what is to be sent about it; returns its number.
-
-        Only the last EVENTS_MAX are kept.
-        """
-        with self._write() as db:
-            return _note(db, event, posts)
 
     def events(self, limit: int = 100, before: int | None = None) -> list[Event]:
         """Return events, the newest first.
@@ -207,7 +170,7 @@ class Store:
             limit: How many at most, itself at most PAGE_MAX.
             before: Only those with a lower number.
         """
-        found = self._read(
+        found = self._file.read(
             "SELECT * FROM events WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?",
             [before, before, max(0, min(limit, PAGE_MAX))],
         )
@@ -215,12 +178,12 @@ class Store:
 
     def seen(self) -> list[Seen]:
         """Return what the steward thought of every server at its last look."""
-        found = self._read("SELECT * FROM seen ORDER BY user, server, lease")
+        found = self._file.read("SELECT * FROM seen ORDER BY user, server, lease")
         return [rows.to_seen(row) for row in found]
 
     def look(self) -> Look | None:
         """Return how the last look went; None before the first."""
-        found = self._read("SELECT * FROM looks")
+        found = self._file.read("SELECT * FROM looks")
         return rows.to_look(found[0]) if found else None
 
     # -- what the steward must know after a restart ----------------------------------
@@ -228,14 +191,15 @@ class Store:
     def told(self) -> dict[str, Told]:
         """Return who was warned, by lease."""
         return {
-            row["lease"]: rows.to_told(row) for row in self._read("SELECT * FROM told")
+            row["lease"]: rows.to_told(row)
+            for row in self._file.read("SELECT * FROM told")
         }
 
     def claims(self) -> dict[str, Claim]:
         """Return the stops that were decided and may be half done, by lease."""
         return {
             row["lease"]: rows.to_claim(row)
-            for row in self._read("SELECT * FROM claims")
+            for row in self._file.read("SELECT * FROM claims")
         }
 
     def keep(
@@ -247,8 +211,11 @@ class Store:
         seen: Iterable[Seen],
         noted: Iterable[Noted] = (),
     ) -> None:
-        """Keep what a complete look came to, all of it or nothing."""
-        with self._write() as db:
+        """Keep what a complete look came to, all of it or nothing.
+
+        Of the events only the last EVENTS_MAX are kept, and so are their messages.
+        """
+        with self._file.write() as db:
             _replace(db, "notices", map(rows.from_notice, notices))
             _replace(db, "told", map(rows.from_told, told))
             _replace(db, "seen", map(rows.from_seen, seen))
@@ -260,7 +227,7 @@ class Store:
         """Keep that a look saw nothing; what the last complete one said stays."""
         last = self.look() or Look(at, None)
         row = rows.from_look(replace(last, at=at, trouble=trouble)) | {"one": 1}
-        with self._write() as db:
+        with self._file.write() as db:
             _replace(db, "looks", [row])
 
     def claim(self, claim: Claim, n_extensions: int) -> bool:
@@ -273,7 +240,7 @@ class Store:
         Returns:
             False if more were taken meanwhile: then nothing is decided.
         """
-        with self._write() as db:
+        with self._file.write() as db:
             taken = db.execute(
                 "SELECT 1 FROM extensions WHERE lease = ?", [claim.lease]
             ).fetchall()
@@ -291,7 +258,7 @@ class Store:
             lease: Whose.
             noted: What to keep of it.
         """
-        with self._write() as db:
+        with self._file.write() as db:
             gone = db.execute("DELETE FROM claims WHERE lease = ?", [lease])
             if not gone.rowcount:
                 return
@@ -304,7 +271,7 @@ class Store:
         self, lease: str, *, is_sent: bool = False, failed: Event | None = None
     ) -> None:
         """Keep how far a claim is; an event of a failure is kept once per claim."""
-        with self._write() as db:
+        with self._file.write() as db:
             if is_sent:
                 db.execute("UPDATE claims SET is_sent = 1 WHERE lease = ?", [lease])
             if failed is None:
@@ -318,100 +285,50 @@ class Store:
 
     # -- the outbox ------------------------------------------------------------------
 
-    def due(self, now: datetime, limit: int = 50) -> list[Message]:
+    def due(self, hook: str, now: datetime, limit: int = 50) -> list[Message]:
         """Return messages that are to be sent now, the oldest first."""
-        found = []
-        for row in self._read(
-            "SELECT * FROM outbox WHERE next_at <= ? ORDER BY next_at, id LIMIT ?",
-            [rows.text(now), limit],
-        ):
-            event = self._read("SELECT * FROM events WHERE id = ?", [row["event"]])
-            found.append(rows.to_message(row, event[0]))
-        return found
+        found = self._file.read(
+            "SELECT outbox.id AS message, hook, stops_at, n_tries, next_at, events.*"
+            " FROM outbox JOIN events ON events.id = event"
+            " WHERE hook = ? AND next_at <= ? ORDER BY next_at, message LIMIT ?",
+            [hook, rows.text(now), limit],
+        )
+        return [rows.to_message(row) for row in found]
 
-    def next_post(self) -> datetime | None:
+    def next_post(self, hook: str) -> datetime | None:
         """Return when the next message is to be sent; None if there is none."""
-        (first,) = self._read("SELECT min(next_at) AS at FROM outbox")
+        query = "SELECT min(next_at) AS at FROM outbox WHERE hook = ?"
+        (first,) = self._file.read(query, [hook])
         return None if first["at"] is None else datetime.fromisoformat(first["at"])
+
+    def keep_posts_of(self, hooks: Iterable[str]) -> None:
+        """Forget the messages for all others."""
+        with self._file.write() as db:
+            db.execute(
+                "DELETE FROM outbox WHERE hook NOT IN (SELECT value FROM json_each(?))",
+                [json.dumps(sorted(hooks))],
+            )
 
     def posted(self, id_: str) -> None:
         """Forget a message: it arrived, or it is given up."""
-        with self._write() as db:
+        with self._file.write() as db:
             db.execute("DELETE FROM outbox WHERE id = ?", [id_])
 
     def try_again(self, id_: str, next_at: datetime) -> None:
         """Keep that a message did not arrive."""
-        with self._write() as db:
+        with self._file.write() as db:
             db.execute(
                 "UPDATE outbox SET n_tries = n_tries + 1, next_at = ? WHERE id = ?",
                 [rows.text(next_at), id_],
             )
 
-    # -- the file --------------------------------------------------------------------
 
-    def _write_ahead(self) -> None:
-        """Turn the write-ahead log on; SQLite does not wait for others by itself."""
-        deadline = time.monotonic() + BUSY_WITHIN_S
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
-                if not is_busy or time.monotonic() > deadline:
-                    raise
-            else:
-                return
-            time.sleep(TRY_EVERY_S)
-
-    def _prepare(self) -> None:
-        """Bring the tables to this version."""
-        with self._write() as db:
-            version = _version(db, self.path)
-            for script in VERSIONS[version:]:
-                for statement in filter(str.strip, script.split(";")):
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {len(VERSIONS)}")
-
-    def _roll_back(self) -> None:
-        """End a transaction that SQLite has not ended by itself."""
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-
-    def _read(self, query: str, given: Sequence[Any] = ()) -> list[Row]:
-        with self._lock, _in_sentences(self.path):
-            found: list[Row] = self._db.execute(query, given).fetchall()
-            return found
-
-    @contextlib.contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection in a transaction, which is undone on any error."""
-        with self._lock, _in_sentences(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._roll_back()
-                raise
+def _has(db: sqlite3.Connection, where: str, given: Sequence[Any]) -> bool:
+    query = f"SELECT 1 FROM {where}"  # noqa: S608 - written above
+    return db.execute(query, given).fetchone() is not None
 
 
-def _version(db: sqlite3.Connection, path: Path) -> int:
-    """Return which version's tables the file has.
-
-    Raises:
-        StoreError: One that is not known here.
-    """
-    version = int(db.execute("PRAGMA user_version").fetchone()["user_version"])
-    if version > len(VERSIONS):
-        raise StoreError(
-            f"{path} was made by a newer Torchroom (its version is {version}, "
-            f"this one knows {len(VERSIONS)}). Use that one again, or move "
-            "the file away."
-        )
-    return version
-
-
-def _note(db: sqlite3.Connection, event: Event, posts: Sequence[Post]) -> int:
+def _note(db: sqlite3.Connection, event: Event, posts: Sequence[Post]) -> None:
     cursor = _insert(db, "events", rows.from_event(event))
     number = int(cursor.lastrowid or 0)
     for post in posts:
@@ -426,7 +343,6 @@ def _note(db: sqlite3.Connection, event: Event, posts: Sequence[Post]) -> int:
         _insert(db, "outbox", row, verb="INSERT OR IGNORE")
     db.execute("DELETE FROM events WHERE id <= ?", [number - EVENTS_MAX])
     db.execute("DELETE FROM outbox WHERE event <= ?", [number - EVENTS_MAX])
-    return number
 
 
 def _replace(
@@ -443,18 +359,3 @@ def _insert(
     names, marks = ", ".join(row), ", ".join("?" * len(row))
     query = f"{verb} INTO {table} ({names}) VALUES ({marks})"
     return db.execute(query, list(row.values()))
-
-
-def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> Row:
-    names = (column[0] for column in cursor.description)
-    return dict(zip(names, row, strict=True))
-
-
-@contextlib.contextmanager
-def _in_sentences(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreError(
-            f"The steward's file {path} cannot be used: {error}."
-        ) from error

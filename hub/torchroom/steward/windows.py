@@ -14,6 +14,8 @@ AROUND = timedelta(days=8)
 class Window:
     """The same hours on some days of every week.
 
+    In the night that clocks are changed they are as long as they can be meant.
+
     Attributes:
         days: 0 is Monday; the day on which the hours begin.
         start: Local time.
@@ -73,13 +75,18 @@ def _spans(window: Window, at: datetime) -> Iterator[Span]:
     day = first
     while day <= last:
         if day.weekday() in window.days:
-            start = _utc(day, window.start, window.zone)
-            later = window.end <= window.start
-            end = _utc(day + timedelta(days=later), window.end, window.zone)
-            if start < end:  # clocks that are put forward can leave nothing of it
-                yield start, end
+            later = timedelta(days=window.end <= window.start)
+            start, _ = _utc(day, window.start, window.zone)
+            _, end = _utc(day + later, window.end, window.zone)
+            yield start, end
         day += timedelta(days=1)
 
 
-def _utc(day: date, at: time, zone: ZoneInfo) -> datetime:
-    return datetime.combine(day, at, tzinfo=zone).astimezone(UTC)
+def _utc(day: date, at: time, zone: ZoneInfo) -> Span:
+    """Return the first and the last moment that a local time can mean.
+
+    They differ in the night that clocks are changed: it comes twice, or not at all.
+    """
+    local = datetime.combine(day, at, tzinfo=zone)
+    first, last = sorted(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+    return first, last
