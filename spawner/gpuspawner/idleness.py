@@ -197,6 +197,7 @@ def observe(
         is_hosts: See Signals.
         thresholds: See Thresholds.
     """
+    servers = list(servers)
     running = [
         server
         for server in servers
@@ -221,6 +222,7 @@ def observe(
         marks=before.marks,
         idle_w=before.idle_w,
         unused_bytes=unused_bytes,
+        containers={server.container for server in servers},
         is_hosts=is_hosts,
         thresholds=thresholds,
     )

@@ -172,6 +172,7 @@ class Signals:
         idle_w: UUID of a device -> what it draws when nobody holds it, as learnt.
         unused_bytes: UUID of a device -> its memory that is used when nobody uses it,
             as learnt.
+        containers: Of all servers.
         is_hosts: Whether PIDs are looked up where the driver's mean something. If not,
             its lists are empty whoever is on a device, and are not believed.
         thresholds: See Thresholds.
@@ -192,13 +193,14 @@ class Signals:
         marks: Sequence[Mark],
         idle_w: Mapping[str, float],
         unused_bytes: Mapping[str, int],
+        containers: Set[str],
         is_hosts: bool,
         thresholds: Thresholds,
     ) -> None:
         self._samples = sweep.samples if is_hosts else _unseen(sweep.samples)
         self._identities, self._now = identities, now
         self._is_hosts, self._limits = is_hosts, thresholds
-        self._unused_bytes = unused_bytes
+        self._unused_bytes, self._containers = unused_bytes, containers
         # One that was made a moment ago says too little, so there are two.
         old_enough = (m for m in marks if now - m.at >= thresholds.shortest)
         self._mark = next(old_enough, None)
@@ -294,7 +296,7 @@ class Signals:
         Of one that is new everything counts that it ever used.
         """
         who = self._identities.get(pid)
-        if who is None or who.name == MPS_SERVER or self._mark is None:
+        if who is None or self._is_mps(who) or self._mark is None:
             return None
         key = (who.pid, who.start_time)
         used_s = self._cpu_s.get(key)
@@ -323,9 +325,17 @@ class Signals:
     def _is_others(self, pid: int, server: Server) -> bool:
         """Return whether a process is surely none of this server's."""
         who = self._identities.get(pid)
-        if who is None or who.name == MPS_SERVER:
+        if who is None or self._is_mps(who):
             return False
         return server.container not in who.containers
+
+    def _is_mps(self, who: ProcessIdentity) -> bool:
+        """Return whether anybody may compute through a process.
+
+        What users call theirs means nothing, and nobody else reaches it.
+        """
+        is_users = not self._containers.isdisjoint(who.containers)
+        return who.name == MPS_SERVER and not is_users
 
     def _ours(self, sample: Sample, server: Server) -> list[GpuProcess]:
         """Return the processes of a sample that are this server's or may be."""

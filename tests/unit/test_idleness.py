@@ -43,6 +43,7 @@ EVERY_S = 10.0
 EVERY = timedelta(seconds=EVERY_S)
 IDLE_W, CONTEXT_W, LIMIT_W = 50.0, 60.0, 400.0
 OWN, OTHER, MPS = "a" * 64, "b" * 64, "c" * 64  # MPS has its server in a container
+POSER = 66  # a user's program by the name of the MPS server
 PARTS = (Instance("MIG-1", "1g.10gb", 10 * GIB, 1), Instance("MIG-2", "1g", GIB, 2))
 Processes = Mapping[int, str]  # PID -> container, "" for one that nobody can name
 
@@ -187,7 +188,7 @@ class World:
 def _who(pid: int, container: str) -> ProcessIdentity | None:
     if not container:
         return None
-    name = "nvidia-cuda-mps" if container == MPS else "python"
+    name = "nvidia-cuda-mps" if container == MPS or pid == POSER else "python"
     return ProcessIdentity(pid, 100 + pid, 1000, name, name, (container,), 7)
 
 
@@ -754,6 +755,16 @@ def test_what_an_mps_server_does_may_be_for_any_share(
     found = World(server(share(0))).use(Doing(0.0, 130.0, {}, on, cores))
     assert found.state is Use.UNKNOWN
     World(server(share(0))).idle(Doing(0.0, IDLE_W, {}, on, cores))
+
+
+def test_a_name_keeps_no_gpu() -> None:
+    """Whoever calls a program of theirs as the MPS server is called gains nothing."""
+    named = Doing(0.0, CONTEXT_W, {}, {POSER: OWN}, {POSER: 0.001})
+    World(server(share(0))).idle(named)
+    World(server(part(0))).idle(split(Doing(on={POSER: OWN}, cores={POSER: 0.001})))
+    neighbours = Doing(0.9, 300.0, {POSER: 0.9}, {7: OWN, POSER: OTHER}, {7: 0.001})
+    other = server(share(1), name="ls_2", container=OTHER)
+    World(server(share(0)), other).idle(neighbours)
 
 
 def test_an_idle_neighbour_does_not_explain_what_a_device_draws() -> None:
