@@ -130,5 +130,6 @@ def _courses(courses: Mapping[str, str], chosen: object) -> str:
 
 def _detail(row: Row) -> str:
     limits = row.offer.limits
-    size = f"{human_bytes(limits.memory_bytes)} memory, {limits.n_cpus:g} CPU"
+    plural = "" if limits.n_cpus == 1 else "s"
+    size = f"{human_bytes(limits.memory_bytes)} memory, {limits.n_cpus:g} CPU{plural}"
     return "; ".join(filter(None, (size, row.price, row.note)))

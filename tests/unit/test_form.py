@@ -53,12 +53,12 @@ class Page(HTMLParser):
 
 def test_a_row_shows_size_price_and_what_is_free() -> None:
     html = form.render([Row(CPU, "2 free", "10 tokens per hour")], notices={})
-    assert "1 GiB memory, 2 CPU; 10 tokens per hour; 2 free<" in html
+    assert "1 GiB memory, 2 CPUs; 10 tokens per hour; 2 free<" in html
 
 
 def test_what_is_not_known_leaves_no_gap() -> None:
     html = form.render([Row(CPU)], notices={})
-    assert "1 GiB memory, 2 CPU<" in html
+    assert "1 GiB memory, 2 CPUs<" in html
 
 
 def test_without_courses_nobody_is_asked_who_pays() -> None:

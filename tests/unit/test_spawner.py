@@ -75,9 +75,9 @@ def spawner_of(machine: Metered, lease: Lease | None = None) -> Spawner:
 
 async def test_every_offer_shows_its_price(machine: Metered) -> None:
     html = await spawner_of(machine)._render_form()
-    assert "2 CPU; free<" in html
-    assert "2 CPU; 36 tokens per hour; 2 of 2 free now<" in html
-    assert "2 CPU; 72 tokens per hour; 2 of 2 free now<" in html
+    assert "2 CPUs; free<" in html
+    assert "2 CPUs; 36 tokens per hour; 2 of 2 free now<" in html
+    assert "2 CPUs; 72 tokens per hour; 2 of 2 free now<" in html
     assert "Pay with" not in html
 
 
