@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from torchroom.auth.answers import KEPT, Word, reconciled
+from torchroom.auth.answers import KEPT, Word, newest, reconciled
 
 
 def state(asked_at: float, token: str | None, **changed: Any) -> dict[str, Any]:
@@ -50,3 +50,17 @@ def test_without_an_earlier_one_the_new_one_counts() -> None:
     for before in (None, {}, {"access_token": "of another authenticator"}):
         assert after(state(1, "a"), before) == state(1, "a")
     assert after(None, state(1, "a")) is None
+
+
+def test_of_two_answers_the_newer_counts_whatever_is_stored() -> None:
+    older, newer = state(1, "old"), state(2, "new")
+    assert newest(newer, older) == newest(older, newer) == newer
+    again = state(2, "renewed, but the provider said nothing else")
+    assert newest(again, newer) == again
+
+
+def test_what_is_stored_of_another_account_or_of_nobody_counts() -> None:
+    other = state(1, "x", subject="2")
+    assert newest(state(2, "y"), other) == other
+    assert newest(state(2, "y"), None) is None
+    assert newest(None, other) == other

@@ -333,6 +333,40 @@ def test_requests_that_come_at_once_renew_it_once(
     assert visitor.home(hub).status_code == 200
 
 
+def test_what_a_slow_request_saves_is_not_asked_with(tmp_path: Path) -> None:
+    """JupyterHub saves the answer at the end of each request that waited for it."""
+    port = free_port()
+    more = """
+import asyncio
+from torchroom.auth.answers import reconciled
+async def slow(login, model, before):
+    found = reconciled(login, model, before)
+    await asyncio.sleep(3)
+    return found
+c.OidcAuthenticator.reconcile_auth_state_hook = slow
+c.OidcAuthenticator.auth_refresh_age = 1
+"""
+    with (
+        identity_provider(tmp_path, f"http://127.0.0.1:{port}") as provider,
+        login_hub(tmp_path, provider, port=port, more=more) as hub,
+    ):
+        provider.behave(access_ttl=2)
+        name = provider.account("ida", STUDENTS)
+        enters(hub, name)
+        token = hub.token_of(name)
+
+        def is_renewed_often() -> bool:
+            assert hub.ask("user", token).ok
+            kinds = [row["grant_type"] for row in provider.seen()["token"]]
+            return kinds.count("refresh_token") >= 4
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(until, is_renewed_often, "renewed") for _ in range(4)]
+            for each in asking:
+                each.result()
+        assert provider.seen()["token_errors"] == []
+
+
 def test_a_refresh_token_that_came_once_only_is_kept_over_a_new_login(
     hub: LoginHub, provider: IdentityProvider, person: Person
 ) -> None:

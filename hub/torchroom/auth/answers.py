@@ -99,6 +99,19 @@ def to_keep(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: told[name] for name in TOKENS if told.get(name) is not None}
 
 
+def newest(saved: Any, stored: Any) -> Any:
+    """Return the auth state that counts.
+
+    Args:
+        saved: The last one that this hub saved of an answer.
+        stored: The one in the database: of a login, or of a slow request.
+    """
+    ours, theirs = Kept.of(saved), Kept.of(stored)
+    if ours is None or theirs is None or ours.subject != theirs.subject:
+        return stored
+    return saved if ours.asked_at >= theirs.asked_at else stored
+
+
 def reconciled(login: Any, model: Mapping[str, Any], before: Any) -> Any:
     """Return the auth state to keep of an answer, and of what is kept already.
 

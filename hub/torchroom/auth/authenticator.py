@@ -22,6 +22,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from torchroom.auth.answers import (
     Refused,
     Unreachable,
     Word,
+    newest,
     reconciled,
 )
 from torchroom.auth.asking import AskingAuthenticator
@@ -100,6 +102,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._saved: dict[str, dict[str, Any]] = {}  # auth states by name
         self._looking: PeriodicCallback | None = None
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -177,6 +180,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
         except claims.ClaimError as error:
             self.log.warning("A login failed: %s", error)
             raise refusals.bad_claim(str(error), other) from error
+        self._saved.pop(name, None)
         return self._model(handler.db, name, found)
 
     async def check_allowed(
@@ -208,6 +212,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
     def delete_user(self, user: Any) -> None:
         """Let the next account have the name of a user whom an admin deleted."""
         super().delete_user(user)
+        self._saved.pop(user.name, None)
         self.accounts.release(user.name)
 
     # ---------------------------------------------------------------- refresh
@@ -261,8 +266,22 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
             task.add_done_callback(lambda _: self._running.pop(user.name, None))
         return await asyncio.shield(task)
 
+    async def _state_of(self, user: Any) -> Any:
+        """Return what is kept of somebody.
+
+        JupyterHub saves what `refresh_user` returned at the end of each request that
+        waited for it, and a slow one may put an older answer over a newer one. Its
+        refresh token is used up: asking with it again ends the whole session.
+        """
+        stored = await user.get_auth_state()
+        return deepcopy(newest(self._saved.get(user.name), stored))
+
+    async def _save(self, user: Any, state: dict[str, Any]) -> None:
+        self._saved[user.name] = state
+        await user.save_auth_state(state)
+
     async def _outcome(self, user: Any) -> Outcome:
-        state = await user.get_auth_state()
+        state = await self._state_of(user)
         kept = Kept.of(state)
         if kept is None:
             return Outcome(needs_login=True)
@@ -280,7 +299,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
             if not self._is_member(user.name, found.groups):
                 await self._remove(user, stops=found.groups is not None)
                 return Outcome(is_removed=True)
-            await user.save_auth_state(model["auth_state"])
+            await self._save(user, model["auth_state"])
             return Outcome(model)
         # courses.toml may have changed meanwhile
         if not self._is_member(user.name, kept.groups):
@@ -289,7 +308,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
         if word != kept.word or state.get("token_response") != before:
             kept = replace(kept, word=word)
             state[KEPT]["word"] = str(word)
-            await user.save_auth_state(state)
+            await self._save(user, state)
         age_s = self.clock() - kept.asked_at
         self.log.warning(
             "What %s is could not be asked for %.0f s: %s.", user.name, age_s, why
@@ -318,7 +337,7 @@ class TorchroomOAuthenticator(CheckedApi, AskingAuthenticator):
         Raises:
             HTTPError: It is over.
         """
-        kept = Kept.of(await user.get_auth_state())
+        kept = Kept.of(await self._state_of(user))
         if kept is None or not self._counts(kept):
             url = self.login_url("/hub/")
             raise refusals.session_over(user.name, self.login_service, url)
