@@ -362,13 +362,15 @@ def make_wheel(path: Path) -> None:
 # ------------------------------------------------------------------ hub and proxy
 
 
-@pytest.mark.parametrize("name", ["hub", "proxy"])
+@pytest.mark.parametrize(
+    ("name", "user"), [("hub", "61000:61000"), ("proxy", "1000:1000")]
+)
 def test_the_deployments_images_are_not_root(
-    engine: docker.DockerClient, images: dict[str, str], name: str
+    engine: docker.DockerClient, images: dict[str, str], name: str, user: str
 ) -> None:
-    """User 1000, with an init process."""
+    """An ordinary user, with an init process."""
     config = engine.images.get(images[name]).attrs["Config"]
-    assert config["User"] == "1000:1000"
+    assert config["User"] == user
     assert config["Entrypoint"][0] == "tini"
 
 
