@@ -285,9 +285,14 @@ class TestFailures:
 
 
 STOPPED = """
-import sys, tempfile
+import signal, sys, tempfile
 from pathlib import Path
 from toolbox import command, console
+
+# Who started these tests may ignore them, and what they start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def main() -> None:
     show = lambda text, _=0.0: print(text, flush=True)
