@@ -73,7 +73,7 @@ def read(env: Mapping[str, str]) -> Settings:
         SettingError: A value is missing or not one of those allowed.
     """
     return Settings(
-        data_dir=_data_dir(env),
+        data_dir=data_dir(env),
         user_image=_required(env, "TORCHROOM_USER_IMAGE"),
         network=env.get("TORCHROOM_NETWORK") or "torchroom_servers",
         hub_id=env.get("TORCHROOM_HUB_ID") or "torchroom",
@@ -120,7 +120,8 @@ def of_console(env: Mapping[str, str]) -> dict[str, str]:
     return {name: env[name] for name in LEDGER_VARIABLES if env.get(name)}
 
 
-def _data_dir(env: Mapping[str, str]) -> Path:
+def data_dir(env: Mapping[str, str]) -> Path:
+    """Return the folder of what the hub and its services keep."""
     return Path(env.get("TORCHROOM_DATA_DIR") or ".")
 
 
@@ -128,6 +129,23 @@ def _required(env: Mapping[str, str], name: str) -> str:
     value = env.get(name, "")
     if not value:
         raise SettingError(f"{name} is not set; start the hub with make up.")
+    return value
+
+
+def of_hub(env: Mapping[str, str], name: str, started: str) -> str:
+    """Return a variable that the hub sets for a service that it starts.
+
+    Args:
+        env: The service's environment.
+        name: Of the variable.
+        started: What the hub starts, in words.
+
+    Raises:
+        SettingError: It is not set.
+    """
+    value = env.get(name, "")
+    if not value:
+        raise SettingError(f"{name} is not set. The hub starts {started} and sets it.")
     return value
 
 
@@ -191,7 +209,7 @@ def _tokens(env: Mapping[str, str], name: str, default: str) -> int:
 
 def _ledger_url(env: Mapping[str, str]) -> str:
     name = "TORCHROOM_LEDGER_URL"
-    url = env.get(name) or f"sqlite:///{_data_dir(env) / 'ledger.sqlite'}"
+    url = env.get(name) or f"sqlite:///{data_dir(env) / 'ledger.sqlite'}"
     if not url.startswith(LEDGER_URLS):  # not shown: it may contain a password
         raise SettingError(f"{name} must begin with {' or '.join(LEDGER_URLS)}.")
     return url

@@ -9,11 +9,13 @@ from torchroom.console.scopes import SERVICE
 from torchroom.settings import (
     CONSOLE_PORT,
     LedgerSettings,
-    SettingError,
+    data_dir,
+    of_hub,
     read_console_port,
     read_ledger,
 )
 
+_STARTED = f"the console as its service {SERVICE!r}"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -59,8 +61,8 @@ def read(env: Mapping[str, str]) -> ConsoleSettings:
     address = urlsplit(env.get("JUPYTERHUB_SERVICE_URL", ""))
     is_local = (address.hostname or "localhost") in _LOOPBACK
     return ConsoleSettings(
-        hub_api_url=_of_hub(env, "JUPYTERHUB_API_URL"),
-        hub_token=_of_hub(env, "JUPYTERHUB_API_TOKEN"),
+        hub_api_url=of_hub(env, "JUPYTERHUB_API_URL", _STARTED),
+        hub_token=of_hub(env, "JUPYTERHUB_API_TOKEN", _STARTED),
         prefix=_prefix(env.get("JUPYTERHUB_SERVICE_PREFIX", "")),
         host="127.0.0.1" if is_local else "0.0.0.0",  # noqa: S104 - see above
         port=_port(env, address.netloc),
@@ -68,18 +70,8 @@ def read(env: Mapping[str, str]) -> ConsoleSettings:
         callback_url=_callback(env),
         client_id=env.get("JUPYTERHUB_CLIENT_ID") or f"service-{SERVICE}",
         ledger=read_ledger(env),
-        data_dir=Path(env.get("TORCHROOM_DATA_DIR", ".")),
+        data_dir=data_dir(env),
     )
-
-
-def _of_hub(env: Mapping[str, str], name: str) -> str:
-    value = env.get(name, "")
-    if not value:
-        raise SettingError(
-            f"{name} is not set. The hub starts the console as its service {SERVICE!r} "
-            "and sets it."
-        )
-    return value
 
 
 def _prefix(value: str) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torchroom.settings import SettingError
+from torchroom.settings import SettingError, data_dir
 from torchroom.steward import settings
 from torchroom.steward.file import StoreError
 from torchroom.steward.model import BLIND_AFTER, Event, Look, Seen
@@ -63,7 +63,7 @@ def _check(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 def _report(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    path = settings.data_dir(env) / FILE
+    path = data_dir(env) / FILE
     if not path.is_file():
         raise StoreError(
             f"There is no {path}: the steward never ran, or TORCHROOM_DATA_DIR names "

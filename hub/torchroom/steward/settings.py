@@ -5,12 +5,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from torchroom.settings import PORT_MAX, SECRET_LENGTH_MIN, SettingError, read_text
+from torchroom.settings import (
+    PORT_MAX,
+    SECRET_LENGTH_MIN,
+    SettingError,
+    data_dir,
+    of_hub,
+    read_text,
+)
 from torchroom.steward import reading
 from torchroom.steward.mail import MailSettings, Safety, is_address
 from torchroom.steward.rules import Policy
 from torchroom.steward.webhook import WebhookSettings
 
+_STARTED = "the steward as a service"
 EXAMPLE = Path(__file__).with_name("policy.example.toml")
 
 _SCHEMES = {
@@ -48,18 +56,13 @@ def read(env: Mapping[str, str]) -> StewardSettings:
         SettingError: A value is missing or cannot be used.
     """
     return StewardSettings(
-        hub_api_url=_of_hub(env, "JUPYTERHUB_API_URL"),
-        hub_token=_of_hub(env, "JUPYTERHUB_API_TOKEN"),
+        hub_api_url=of_hub(env, "JUPYTERHUB_API_URL", _STARTED),
+        hub_token=of_hub(env, "JUPYTERHUB_API_TOKEN", _STARTED),
         data_dir=data_dir(env),
         policy=policy(env),
         mail=_mail(env),
         webhook=_webhook(env),
     )
-
-
-def data_dir(env: Mapping[str, str]) -> Path:
-    """Return the folder of the steward's file."""
-    return Path(env.get("TORCHROOM_DATA_DIR") or ".")
 
 
 def policy(env: Mapping[str, str]) -> Policy:
@@ -86,15 +89,6 @@ def policy_of(path: Path) -> Policy:
         raise SettingError(f"The policy {path} cannot be read: {why}.") from error
     except reading.PolicyError as error:
         raise SettingError(f"The policy {path} cannot be used. {error}") from error
-
-
-def _of_hub(env: Mapping[str, str], name: str) -> str:
-    value = env.get(name, "")
-    if not value:
-        raise SettingError(
-            f"{name} is not set. The hub starts the steward as a service and sets it."
-        )
-    return value
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool:
