@@ -53,9 +53,14 @@ def shared_hub(
 
 @pytest.fixture
 def hub(shared_hub: LoginHub, provider: IdentityProvider) -> Iterator[LoginHub]:
-    """The hub; whatever a test does to it, it must not print a traceback."""
+    """The hub; whatever a test does to it, it must not print a traceback.
+
+    No server is left for the next test: the hub asks the provider about its owner each
+    second, and what it is told would count as that test's.
+    """
     before = len(shared_hub.log())
     yield shared_hub
+    shared_hub.stop_servers()
     assert "Traceback" not in shared_hub.log()[before:]
 
 
