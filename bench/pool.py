@@ -27,8 +27,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from gpuspawner import container as c
-from gpuspawner.host import Host, Policy
+from gpuspawner.host import Host
 from gpuspawner.model import Container, Owner, SlotKind, SlotRequest
+from gpuspawner.policy import Policy
 from gpuspawner.pool import Pool
 from gpuspawner.probe import NvmlProbe
 from gpuspawner.recovery import Plan

@@ -1,7 +1,7 @@
 """The process that calls NVML, as the hub holds it: asked, listened to, killed, reaped.
 
-Lines go to it and come from it as nvml.py describes. Threads do the reading, so that
-nothing here depends on how the hub's event loop watches processes.
+Lines go to it and come from it as nvml/__main__.py describes. Threads do the reading,
+so that nothing here depends on how the hub's event loop watches processes.
 """
 
 import asyncio

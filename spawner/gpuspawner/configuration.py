@@ -26,9 +26,10 @@ from traitlets import (
 
 from gpuspawner import settings
 from gpuspawner.engine import CALL_TIMEOUT_S, DockerEngine
-from gpuspawner.host import Host, Policy
+from gpuspawner.host import Host
 from gpuspawner.model import Offer
 from gpuspawner.pacing import Pace
+from gpuspawner.policy import Policy
 from gpuspawner.ports import EveryMachineOffer, PlaceholderMeter
 from gpuspawner.probe import NvmlProbe
 

@@ -3,82 +3,40 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from gpuspawner import container as c
 from gpuspawner import exits
 from gpuspawner.clock import Clock
 from gpuspawner.container import LEASE
+from gpuspawner.discovery import Discovery
 from gpuspawner.doorway import Doorway
-from gpuspawner.durations import Durations
 from gpuspawner.endings import Announced
 from gpuspawner.engine import DockerEngine
-from gpuspawner.errors import (
-    EngineRefused,
-    EngineUnknown,
-    GPUSpawnerError,
-    NotReady,
-    ProbeFailed,
-)
+from gpuspawner.errors import EngineRefused, EngineUnknown, NotReady
 from gpuspawner.exits import Exit
-from gpuspawner.health import HealthBook
-from gpuspawner.idleness import read_idle_w, thresholds_for
-from gpuspawner.keeping import Keeper
+from gpuspawner.idleness import thresholds_for
+from gpuspawner.loops import Loops
 from gpuspawner.metering import Metering
-from gpuspawner.model import Container, Device, LeaseState, Offer, Terms
-from gpuspawner.notices import Notices
+from gpuspawner.model import Container, LeaseState, Offer, Terms
 from gpuspawner.offers import from_machine
-from gpuspawner.pacing import NO_LIMIT, Pace, Starts
+from gpuspawner.pacing import Starts
+from gpuspawner.persistence import Persistence
+from gpuspawner.policy import Policy
 from gpuspawner.pool import Pool
 from gpuspawner.ports import Meter, PlaceholderMeter, Probe
 from gpuspawner.recovery import plan
+from gpuspawner.removing import Removals
 from gpuspawner.rounds import Placing, Rounds
-from gpuspawner.slots import unknown_keys
-from gpuspawner.waiting import Queue
 from gpuspawner.waitingroom import WaitingRoom
 
 RECONCILE_EVERY_S = 15.0
-REMOVALS_WAIT_S = 20.0
 ORPHAN_STOP_S = 5  # nobody works in an orphan: it gets less time to end than a server
 STOP_GRACE_S = 10
-# An engine may hang here and stop containers all the same.
-INTERRUPT_WAIT_S = c.INTERRUPT_S + 5
-LOOK_WAIT_S = 10.0  # for a driver that sets every GPU up when it is first asked
+ROUND_WAIT_S = 10.0  # for slots that were never looked at
 DRIVER_LOOK_ROUNDS = 6
-SLOW = "The NVIDIA driver takes long to answer."
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a site decides about its machine; see the traits of the same names.
-
-    Attributes:
-        shares: Device -> how many users share it.
-        keep_intact: Group size -> groups kept whole for requests of that size.
-        bystanders: Names of other containers that may hold any GPU.
-        queue_timeout_s: Longest wait in the queue.
-        sample_every_s: Seconds between two rounds.
-        clean_within_s: How long a returned slot may take to become clean.
-        meter_every_s: Seconds between two looks of the meter at running servers.
-        state_dir: Where what must outlive the hub is kept.
-        starts: How often one user may start a server.
-        unanswered: How many of a user's GPU servers may not answer.
-    """
-
-    shares: Mapping[str, int] = field(default_factory=dict)
-    keep_intact: Mapping[int, int] = field(default_factory=dict)
-    bystanders: frozenset[str] = frozenset()
-    queue_timeout_s: float = 0.0
-    sample_every_s: float = 10.0
-    clean_within_s: float = 60.0
-    meter_every_s: float = 60.0
-    state_dir: Path = Path()
-    starts: Pace = NO_LIMIT
-    unanswered: Pace = NO_LIMIT
 
 
 class Host:
@@ -88,9 +46,12 @@ class Host:
         hub_id: Containers with this label are ours.
         engine: See DockerEngine.
         probe: See Probe.
+        policy: See Policy.
+        log: The hub's.
         pool: The owner of slots; read it freely, change it only through leases.
         claims: Lease ids that spawners loaded from the hub's database or started.
         book: The health of every device.
+        discovery: See Discovery.
         rounds: See Rounds.
         room: Where starts wait for slots.
         doorway: Where they wait to boot.
@@ -126,22 +87,15 @@ class Host:
         self.starts = Starts(policy.starts, policy.unanswered)
         self.placing = Placing(bystanders=policy.bystanders)
         self._evicted: set[str] = set()
-        self._queue_file = Keeper(
-            policy.state_dir / "gpuspawner-queue.json", self._queue_state, log
+        self._loops = Loops(log)
+        self._wake = asyncio.Event()
+        self._look = asyncio.Event()
+        self._kept = Persistence(
+            policy.state_dir, self.pool, lambda: self.rounds.observed.idle_w, log
         )
-        self._health_file = Keeper(
-            policy.state_dir / "gpuspawner-health.json",
-            self._health_state,
-            log,
-        )
-        self._notices_file = Keeper(
-            policy.state_dir / "gpuspawner-notices.json", self._notices_state, log
-        )
-        self._power_file = Keeper(
-            policy.state_dir / "gpuspawner-idle-power.json", self._power_state, log
-        )
-        self._notices = Notices()
-        self.book = self._load()
+        self._notices = self._kept.notices
+        self.book = self._kept.book
+        self.discovery = Discovery(probe, self.pool, policy.shares, self._wake.set, log)
         self.room = WaitingRoom(self.pool, policy.queue_timeout_s, self._keep_queue)
         self.rounds = Rounds(
             probe=probe,
@@ -153,7 +107,7 @@ class Host:
             tell=self.tell,
             clean_within=timedelta(seconds=policy.clean_within_s),
             thresholds=thresholds_for(policy.sample_every_s),
-            idle_w=self._load_power(),
+            idle_w=self._kept.idle_w,
             log=log,
         )
         self.metering = Metering(
@@ -168,58 +122,11 @@ class Host:
             every_s=policy.meter_every_s,
             log=log,
         )
+        self._removals = Removals(engine, self.metering.closing, self._release, log)
         self._lock = asyncio.Lock()
         self._round_lock = asyncio.Lock()
-        self._loops: dict[str, asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
-        self._look = asyncio.Event()
-        self._removals: dict[str, asyncio.Task[None]] = {}
         self._ending: list[str] = []
-        self._reading: asyncio.Task[None] | None = None
-        self._read_by = 0.0
         self._next_round: asyncio.Task[None] | None = None
-
-    # -- what outlives the hub -----------------------------------------------------
-
-    def _keep_queue(self) -> None:
-        """Keep the queue, unless the hub is ending: it cancels all who wait, then."""
-        if not any(task.cancelling() for task in self._loops.values()):
-            self._queue_file.changed()
-
-    def _queue_state(self) -> dict[str, object]:
-        return {
-            "queue": self.pool.queue.to_json(),
-            "durations": self.pool.durations.to_json(),
-        }
-
-    def _health_state(self) -> Mapping[str, object]:
-        return self.book.to_json()
-
-    def _notices_state(self) -> Mapping[str, object]:
-        return self._notices.to_json()
-
-    def _power_state(self) -> Mapping[str, object]:
-        return {"idle_w": dict(self.rounds.observed.idle_w)}
-
-    def _load_power(self) -> Mapping[str, float]:
-        try:
-            return read_idle_w(self._power_file.load())
-        except ValueError as error:
-            self.log.error("starting without what GPUs draw unused: %s", error)
-            return {}
-
-    def _load(self) -> HealthBook:
-        kept, now = self._queue_file.load(), datetime.now(UTC)
-        try:
-            self._notices = Notices.from_json(self._notices_file.load())
-        except ValueError as error:
-            self.log.error("starting without notices: %s", error)
-        try:
-            self.pool.queue = Queue.from_json(kept.get("queue", {"tickets": []}), now)
-            self.pool.durations = Durations.from_json(kept.get("durations", {}))
-        except ValueError as error:
-            self.log.error("starting with an empty queue: %s", error)
-        return HealthBook.from_json(self._health_file.load())
 
     # -- loops ---------------------------------------------------------------------
 
@@ -229,52 +136,22 @@ class Host:
         Call it only when every running server's spawner has loaded its state: what
         nobody claims is removed.
         """
-        every_s = self.policy.sample_every_s
-        self._start("reconcile", self._wake, RECONCILE_EVERY_S, self.reconcile)
-        self._start("rounds", self._look, every_s, self.look_round)
-        self._start(
-            "drivers",
-            asyncio.Event(),
-            DRIVER_LOOK_ROUNDS * every_s,
-            self.rounds.check_drivers,
-        )
-        metering = self.metering
-        every_s = self.policy.meter_every_s
-        self._start("meter", metering.wake, every_s, metering.once)
+        start, round_s = self._loops.start, self.policy.sample_every_s
+        drivers_s, meter_s = DRIVER_LOOK_ROUNDS * round_s, self.policy.meter_every_s
+        start("reconcile", self._wake, RECONCILE_EVERY_S, self.reconcile)
+        start("rounds", self._look, round_s, self.look_round)
+        start("drivers", asyncio.Event(), drivers_s, self.rounds.check_drivers)
+        start("meter", self.metering.wake, meter_s, self.metering.once)
 
     def kick(self) -> None:
         """Reconcile soon, and from then on regularly; see `begin`."""
         self._wake.set()
         self.begin()
 
-    def _start(
-        self,
-        name: str,
-        wake: asyncio.Event,
-        every_s: float,
-        work: Callable[[], Awaitable[None]],
-    ) -> None:
-        running = self._loops.get(name)
-        if running is None or running.done():
-            loop = asyncio.get_running_loop()
-            self._loops[name] = loop.create_task(self._repeat(wake, every_s, work))
-
-    async def _repeat(
-        self, wake: asyncio.Event, every_s: float, work: Callable[[], Awaitable[None]]
-    ) -> None:
-        while True:
-            wake.clear()
-            try:
-                await work()
-            except GPUSpawnerError as error:
-                self.log.warning("will try again: %s", error)
-            except Exception:  # a bug here must not end the loop that keeps leases true
-                self.log.exception("a round failed, will try again")
-            try:
-                async with asyncio.timeout(every_s):  # wait_for can lose a cancellation
-                    await wake.wait()
-            except TimeoutError:
-                continue
+    def _keep_queue(self) -> None:
+        """Keep the queue, unless the hub is ending: it cancels all who wait, then."""
+        if not self._loops.are_ending:
+            self._kept.queue.changed()
 
     async def look_round(self) -> None:
         """Make one round over the GPUs, begun after this call, and serve who waits.
@@ -291,17 +168,17 @@ class Host:
             if self.pool.devices:
                 await self.rounds.once()
         self.room.serve()
-        self._health_file.changed()
-        self._power_file.changed()
+        self._kept.health.changed()
+        self._kept.power.changed()
 
     async def reconcile(self) -> None:
         """Bring containers and leases to agree.
 
         Raises:
-            EngineUnknown: Nothing was changed.
+            EngineUnknown: No lease was changed.
         """
         async with self._lock:
-            await self.look()
+            await self.discovery.look()
             before = dict(self.pool.leases)
             containers = await self.engine.list()
             found = plan(
@@ -319,10 +196,10 @@ class Host:
                     self.metering.decide(lease.id, exits.NOT_CLAIMED)
             for lease_id in found.drop:
                 self._forget(lease_id)
-                self.metering.lost(lease_id)
+                self.metering.closing.lost(lease_id)
             for row in containers:
                 if row.is_running and self._goes_on(row):
-                    self.metering.reconsider(row.labels[LEASE])
+                    self.metering.closing.reconsider(row.labels[LEASE])
             known = self.claims | self.pool.leases.keys()
             self._notices.keep(known)
             self.terms = {key: x for key, x in self.terms.items() if key in known}
@@ -344,11 +221,10 @@ class Host:
             )
         for lease_id in found.drop:
             self.log.info("lease dropped, its container is gone lease_id=%s", lease_id)
-        for name in found.remove:
-            if name not in self._removals and lease_of[name] not in self._ending:
-                self._removals[name] = asyncio.create_task(
-                    self._remove(name, lease_of[name])
-                )
+        for row_id in found.remove:
+            lease_id = lease_of[row_id]
+            if row_id not in self._removals.tasks and lease_id not in self._ending:
+                self._remove(row_id, lease_id)
         if self.pool.returned:
             self._look.set()
 
@@ -361,62 +237,18 @@ class Host:
             and lease.state is LeaseState.ACTIVE
             and lease.id in self.claims
             and lease.id not in self._ending
-            and found.id not in self._removals
+            and found.id not in self._removals.tasks
         )
 
-    async def _remove(self, name: str, lease_id: str) -> None:
+    def _remove(self, container_id: str, lease_id: str) -> None:
+        """Remove a container whose lease we ended, or that nobody claims."""
         is_evicted = lease_id in self._evicted
         why = "whose lease was ended" if is_evicted else "nobody claims"
         self.log.warning("removing a container %s lease_id=%s", why, lease_id)
-        try:
-            grace_s = STOP_GRACE_S if is_evicted else ORPHAN_STOP_S
-            await self._take_down(name, lease_id, grace_s)
-            self._release(lease_id)
-        except (EngineUnknown, EngineRefused) as error:
-            self.log.warning("could not remove it, will try again: %s", error)
-        except Exception:  # nobody awaits this task
-            self.log.exception("could not remove it, will try again")
-        finally:
-            del self._removals[name]
+        grace_s = STOP_GRACE_S if is_evicted else ORPHAN_STOP_S
+        self._removals.begin(container_id, lease_id, grace_s)
 
-    # -- reading the machine ---------------------------------------------------------
-
-    async def look(self) -> None:
-        """Read the devices; if the driver fails, keep them but lease none of them.
-
-        A driver that takes long is not waited for: until it answers it is in trouble.
-        """
-        loop = asyncio.get_running_loop()
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read_devices())
-            self._read_by = loop.time() + LOOK_WAIT_S
-        left_s = self._read_by - loop.time()
-        try:
-            async with asyncio.timeout(left_s):
-                await asyncio.shield(self._reading)
-        except TimeoutError:
-            self.pool.trouble = SLOW
-
-    async def _read_devices(self) -> None:
-        try:
-            devices = await self.probe.list_devices()
-            is_new = _uuids(devices) != _uuids(self.pool.devices.values())
-            topology = await self.probe.topology() if devices and is_new else None
-            self.pool.see(devices, datetime.now(UTC), topology)
-        except ProbeFailed as error:
-            self.log.warning("GPUs cannot be read: %s", error)
-            self.pool.trouble = str(error)
-            return
-        if not is_new:
-            return
-        self.pool.is_ready = False  # who holds the new ones is not known yet
-        self._wake.set()
-        if unknown := unknown_keys(self.policy.shares, devices):
-            self.log.warning(
-                "GPUDockerSpawner.shares names no GPU of this machine: %s. Use a UUID, "
-                "an index or a product name as nvidia-smi -L shows them.",
-                ", ".join(unknown),
-            )
+    # -- what starts need ----------------------------------------------------------
 
     async def ready(self) -> None:
         """Return when leases can be granted.
@@ -429,7 +261,7 @@ class Host:
         """
         self.begin()
         if self.pool.is_ready:
-            await self.look()
+            await self.discovery.look()
         try:
             if not self.pool.is_ready:
                 await self.reconcile()
@@ -438,11 +270,11 @@ class Host:
                 "The container engine does not answer, so the hub cannot start servers "
                 f"now. Try again in a minute or tell your admin ({error})."
             ) from error
-        if self._removals and not self.policy.queue_timeout_s:
-            await asyncio.wait(self._removals.values(), timeout=REMOVALS_WAIT_S)
+        if not self.policy.queue_timeout_s:
+            await self._removals.wait_all()
         if self.pool.returned:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_WAIT_S):
+                async with asyncio.timeout(ROUND_WAIT_S):
                     await self.look_round()
 
     async def machine_offers(self) -> Sequence[Offer]:
@@ -497,12 +329,11 @@ class Host:
         try:
             found = await self.engine.inspect(name)
             if found is not None and found.labels.get(LEASE) == lease_id:
-                under_way = self._removals.get(found.id)
-                if under_way and timeout_s:
-                    await asyncio.wait({under_way})
-                await self._take_down(found.id, lease_id, timeout_s)
+                if timeout_s:
+                    await self._removals.wait(found.id)
+                await self._removals.take_down(found.id, lease_id, timeout_s)
             else:
-                await self.metering.finished(lease_id)
+                await self.metering.closing.finished(lease_id)
         except BaseException:
             self.kick()
             raise
@@ -510,22 +341,6 @@ class Host:
             self._ending.remove(lease_id)
         self._release(lease_id)
         self.claims.discard(lease_id)
-
-    async def _take_down(self, name: str, lease_id: str, timeout_s: int) -> None:
-        """Interrupt kernels, ask the server to end, then make it; it is gone then.
-
-        Its end is kept before it is removed: nobody else knows when it was.
-        """
-        if timeout_s:
-            try:
-                async with asyncio.timeout(INTERRUPT_WAIT_S):
-                    await self.engine.run_check(name, c.interrupt_kernels(), user="")
-            except (EngineUnknown, EngineRefused, TimeoutError) as error:
-                # Not running, or an image without a shell: the next stage ends it.
-                self.log.debug("kernels not interrupted: %s", error)
-        stopped = await self.engine.stop(name, timeout_s=timeout_s)
-        await self.metering.finished(lease_id, stopped)
-        await self.engine.remove(name)
 
     def _release(self, lease_id: str) -> None:
         self.pool.release(lease_id, datetime.now(UTC))
@@ -555,23 +370,25 @@ class Host:
         self.pool.end(lease_id)
         self.kick()
 
+    # -- what users are told --------------------------------------------------------
+
     def note_ending(self, lease_id: str, ended: Exit) -> None:
         """Keep why we end a lease for its spawner, see `ending_of`."""
         self._notices.endings[lease_id] = ended
-        self._notices_file.changed()
+        self._kept.news.changed()
 
     def ending_of(self, lease_id: str) -> Exit | None:
         """Return why we ended a lease, once; None if we did not."""
         found = self._notices.endings.pop(lease_id, None)
         if found:
-            self._notices_file.changed()
+            self._kept.news.changed()
         return found
 
     def tell(self, lease_id: str, text: str) -> None:
         """Leave a message for a lease's user."""
         at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         self._notices.tell(lease_id, f"{at}: {text}")
-        self._notices_file.changed()
+        self._kept.news.changed()
 
     def messages_for(self, lease_id: str) -> list[str]:
         """Return all messages for a lease's user if there is a new one, else none."""
@@ -580,9 +397,4 @@ class Host:
     def delivered(self, lease_id: str, n: int) -> None:
         """Note that the lease's user has so many of the messages."""
         self._notices.n_delivered[lease_id] = n
-        self._notices_file.changed()
-
-
-def _uuids(devices: Iterable[Device]) -> set[str]:
-    """Return the identities of devices and of their MIG instances."""
-    return {u for d in devices for u in (d.uuid, *(i.uuid for i in d.instances))}
+        self._kept.news.changed()

@@ -1,48 +1,29 @@
-"""The only place that tells the meter about leases: that they begin, run and end.
+"""Tells the meter about leases: that they begin, run and end. Nobody else does.
 
-The meter must learn of each end and of its exact time, whatever is killed when:
-
-- Before a lease's container is removed, its end is with the meter, or, if the meter
-  does not answer, in a file. Until then the stopped container itself says when it
-  ended: the next hub finds it.
-- A container that is gone without us: the engine remembers for a while when it ended;
-  if it forgot, it ended when it was last seen running.
+- A lease is held before its container is made, and charged from when its server answers
+  to its end. When that was is found and told by `closing`.
 - A lease that the meter knows and nobody else does is ended by the next pass. That is
   what a hub leaves behind that was killed between a hold and its container.
-- Why a lease must end is kept in the same file from the moment that it is decided. If
-  the hub is killed sooner, it is decided again: what was wrong still is. If it is
-  killed later and the server goes on all the same, the reason is dropped: see
-  `reconsider`.
-- Whatever the meter was told twice counts once, and charges are cumulative, so that a
-  call whose answer was lost is simply made again.
+- Charges are cumulative: a pass that failed costs nobody anything, the next one charges
+  for all the time.
 - Nothing waits for a meter that hangs: after a while it counts as one that failed.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 from gpuspawner import container as c
 from gpuspawner import exits, quoting
+from gpuspawner.asking import Asking
 from gpuspawner.clock import Clock
-from gpuspawner.endings import Endings
-from gpuspawner.errors import (
-    EngineRefused,
-    EngineUnknown,
-    GPUSpawnerError,
-    InvalidSelection,
-    MeterFailed,
-    NotPayable,
-)
+from gpuspawner.closing import Closing
+from gpuspawner.errors import InvalidSelection, MeterFailed, NotPayable
 from gpuspawner.exits import Exit
-from gpuspawner.keeping import Keeper
 from gpuspawner.model import (
-    Container,
     Lease,
-    LeaseEnd,
     LeaseState,
     Owner,
     Payer,
@@ -53,15 +34,11 @@ from gpuspawner.model import (
 from gpuspawner.pool import Pool
 from gpuspawner.ports import Engine, Meter
 
-METER_WAIT_S = 30.0  # for any answer of the meter
-END_WAIT_S = 10.0  # for the meter to take an end while a stop is held up
 READY_TRIES_S = 5.0  # for tries to let the meter run; then the start fails
 READY_PAUSE_S = 2.0  # between two of them
-N_LOST = 4  # leases that are ended at once when their containers are gone
 BETWEEN_S = 1.0  # two passes at least
 FIRST_LOOK_S = 10.0  # after a start: what is held may last for seconds only
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
-Answer = TypeVar("Answer")
 
 
 class Metering:
@@ -73,13 +50,14 @@ class Metering:
         clock: What leases are dated by.
         engine: Tells which containers run and when one ended.
         pool: Knows the leases.
-        path: Where ends are kept that the meter has not taken.
+        path: See Closing.
         evict: Ends a lease's server for a reason that its user reads.
         tell: Leaves a message for a lease's user.
         every_s: Seconds between two passes.
         log: The hub's.
 
     Attributes:
+        closing: Ends leases with the meter.
         wake: Set when a pass should be made soon.
         tokens_end: Lease id -> when its tokens run out, as the meter last said.
         log: The hub's.
@@ -104,51 +82,12 @@ class Metering:
         self._hub_id, self._meter, self._clock = hub_id, meter, clock
         self._engine, self._pool, self.log = engine, pool, log
         self._evict, self._tell, self._every_s = evict, tell, every_s
-        self._endings = Endings()
-        self._file = Keeper(path, self._to_json, log)
-        try:
-            self._endings = Endings.from_json(self._file.load())
-        except ValueError as error:
-            log.error("starting without the ends of leases: %s", error)
-        self._seen: dict[str, datetime] = {}
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._lost_at_once = asyncio.Semaphore(N_LOST)
-        self._sending: dict[str, asyncio.Task[bool]] = {}
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._asking = Asking()
+        self._ask = self._asking.answer_of
+        self.closing = Closing(
+            hub_id, meter, self._asking, clock, engine=engine, path=path, log=log
+        )
         self._alarm: asyncio.TimerHandle | None = None
-
-    def _to_json(self) -> Mapping[str, object]:
-        return self._endings.to_json()
-
-    async def _ask(
-        self, call: Coroutine[Any, Any, Answer], wait_s: float | None = None
-    ) -> Answer:
-        """Return what the meter answers.
-
-        A call that takes too long is cancelled, but not waited for: a driver that waits
-        for a database may do so even then.
-
-        Raises:
-            Refusal: It answers that.
-            MeterFailed: Or nothing within `wait_s` seconds, METER_WAIT_S by default.
-        """
-        limit_s = METER_WAIT_S if wait_s is None else wait_s
-        task = asyncio.create_task(call)
-        self._calls.add(task)
-        task.add_done_callback(self._forget_call)
-        try:
-            await asyncio.wait({task}, timeout=limit_s)
-        finally:
-            is_over = task.done()
-            task.cancel()
-        if not is_over:
-            raise MeterFailed(f"The ledger did not answer within {limit_s:g} seconds.")
-        return task.result()
-
-    def _forget_call(self, task: asyncio.Task[Any]) -> None:
-        self._calls.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever gave up waiting for it does not read it
 
     # -- before a lease ------------------------------------------------------------
 
@@ -255,134 +194,12 @@ class Metering:
                     raise
                 self.log.warning("will try again lease_id=%s: %s", lease_id, error)
             await asyncio.sleep(READY_PAUSE_S)
-        self._seen[lease_id] = at
+        self.closing.saw_running({lease_id: at})
         self._look_in(FIRST_LOOK_S)
 
     def decide(self, lease_id: str, why: Exit) -> Exit:
-        """Note why a lease must end, before its container is touched.
-
-        The first reason stays, but for NOT_STARTED: whoever says that knows that its
-        user never had the server. Returns the reason that counts.
-        """
-        if not lease_id:
-            return why
-        self._endings.decide(lease_id, why, overrules=why == exits.NOT_STARTED)
-        self._file.changed()
-        return self._endings.why[lease_id]
-
-    def reconsider(self, lease_id: str) -> None:
-        """Drop why a lease must end: its server goes on.
-
-        A hub that is killed after it decided an end, and before the container stopped,
-        leaves such a reason. It is not why the server ends hours later.
-        """
-        if self._endings.why.pop(lease_id, None):
-            self.log.warning("its end is taken back lease_id=%s", lease_id)
-            self._file.changed()
-
-    def lost(self, lease_id: str) -> None:
-        """Note that a lease's container is gone, by whomever; see `finished`.
-
-        It is ended in the background: few at once, and none twice at once.
-        """
-        if lease_id not in self._under_way:
-            task = asyncio.create_task(self._lost(lease_id))
-            self._under_way[lease_id] = task
-
-    async def _lost(self, lease_id: str) -> None:
-        try:
-            async with self._lost_at_once:
-                await self.finished(lease_id)
-        except Exception:  # nobody awaits this task
-            self.log.exception("not ended, will try again lease_id=%s", lease_id)
-        finally:
-            del self._under_way[lease_id]
-
-    async def finished(self, lease_id: str, container: Container | None = None) -> None:
-        """Tell the meter that a lease is over. Never fails for the meter's sake.
-
-        When this returns the container may be removed: the meter knows when it ended,
-        or that is on the disk.
-
-        Args:
-            lease_id: Whose container has stopped.
-            container: As it is now; None if it is gone.
-        """
-        if lease_id and lease_id not in self._endings.ends:
-            end = await self._end(lease_id, container)
-            if end is None:
-                return  # the lease is open: the next pass asks again
-            self._endings.ends.setdefault(lease_id, end)
-        if not await self._hand_in(lease_id):
-            await self._file.written()
-
-    async def _end(self, lease_id: str, found: Container | None) -> LeaseEnd | None:
-        """Return a lease's end; None if the engine cannot be asked now."""
-        default = exits.REMOVED if found is None else exits.ON_REQUEST
-        why = self._endings.why.get(lease_id, default)
-        if why.never_came_up:
-            return LeaseEnd(None, why.reason, is_failed_start=True)
-        finished = found.finished_at if found else None
-        if found is None:
-            labels = {c.HUB: self._hub_id, c.LEASE: lease_id}
-            try:
-                finished = await self._engine.died_at(labels)
-            except EngineUnknown as error:
-                self.log.warning("end unknown lease_id=%s: %s", lease_id, error)
-                return None
-            except EngineRefused as error:
-                self.log.warning("end not told lease_id=%s: %s", lease_id, error)
-        broke_at = None
-        if why.is_refundable and why.broke_at:
-            broke_at = self._clock.of_engine(datetime.fromisoformat(why.broke_at))
-        seen_at = await self._seen_running_at(lease_id)
-        at = finished and self._clock.end_of(
-            found.started_at if found else None, finished, seen_running_at=seen_at
-        )
-        return LeaseEnd(at or seen_at, why.reason, broke_at=broke_at)
-
-    async def _seen_running_at(self, lease_id: str) -> datetime | None:
-        """Return when a lease's container was last seen running, None if unknown."""
-        if lease_id in self._seen:
-            return self._seen[lease_id]
-        try:  # the hub has just started
-            is_open = await self._ask(self._meter.open_leases(), END_WAIT_S)
-            return is_open.get(lease_id)
-        except GPUSpawnerError as error:
-            self.log.warning("use so far unknown lease_id=%s: %s", lease_id, error)
-        except Exception:  # a bug in a meter must not keep a GPU from the next user
-            self.log.exception("use so far unknown lease_id=%s", lease_id)
-        return None
-
-    async def _hand_in(self, lease_id: str) -> bool:
-        """Return whether the meter has taken an end; it may still do so later.
-
-        What was begun goes on: a stop does not wait for it as long as a pass does.
-        """
-        if lease_id not in self._endings.ends:
-            return True
-        task = self._sending.get(lease_id)
-        if task is None:
-            task = asyncio.create_task(self._send(lease_id))
-            self._sending[lease_id] = task
-        await asyncio.wait({task}, timeout=END_WAIT_S)
-        return task.done() and not task.cancelled() and task.result()
-
-    async def _send(self, lease_id: str) -> bool:
-        try:
-            await self._ask(self._meter.end(lease_id, self._endings.ends[lease_id]))
-        except GPUSpawnerError as error:
-            self.log.error("end not taken, kept lease_id=%s: %s", lease_id, error)
-            return False
-        except Exception:  # a bug in a meter must not keep a GPU from the next user
-            self.log.exception("end not taken, kept lease_id=%s", lease_id)
-            return False
-        finally:
-            del self._sending[lease_id]
-        self._endings.forget(lease_id)
-        self._seen.pop(lease_id, None)
-        self._file.changed()
-        return True
+        """Note why a lease must end; see `Closing.decide`."""
+        return self.closing.decide(lease_id, why)
 
     # -- all leases ----------------------------------------------------------------
 
@@ -396,23 +213,17 @@ class Metering:
         if self._alarm is not None:
             self._alarm.cancel()  # this is the pass that it was set for
             self._alarm = None
-        for lease_id in list(self._endings.ends):
-            await self._hand_in(lease_id)
-            if lease_id in self._sending:
-                break  # the meter hangs
+        await self.closing.hand_in()
         is_open = await self._ask(self._meter.open_leases())
         if not self._pool.is_ready:
             self._look_in(BETWEEN_S)  # the hub has just started
             return
-        for lease_id, until in is_open.items():
-            if until is not None:
-                self._seen.setdefault(lease_id, until)
+        self.closing.recall(is_open)
         if is_open:
             await self._settle(is_open)
         known = is_open.keys() | self._pool.leases.keys()
-        self._endings.keep(known)
-        self._seen = {key: at for key, at in self._seen.items() if key in known}
-        if not (known or self._endings.ends):
+        self.closing.keep(known)
+        if not (known or self.closing.owed):
             await self._clock.renew()
 
     async def _settle(self, is_open: Mapping[str, datetime | None]) -> None:
@@ -430,16 +241,16 @@ class Metering:
             and lease_id in leases
             and leases[lease_id].state is LeaseState.ACTIVE
         }
-        known = here.keys() | leases.keys() | self._under_way.keys()
-        lost = is_open.keys() - known - self._endings.ends.keys()
+        known = here.keys() | leases.keys()
+        lost = is_open.keys() - known - self.closing.under_way - self.closing.owed
         if running:
             settlement = await self._ask(self._meter.settle(running))
-            self._seen.update(running)
+            self.closing.saw_running(running)
             self._act(settlement)
         for lease_id in sorted(lost):
             if is_open[lease_id] is None:
                 self.decide(lease_id, exits.NOT_STARTED)
-            self.lost(lease_id)
+            self.closing.lost(lease_id)
 
     def _act(self, settlement: Settlement) -> None:
         """Do what follows from settling."""

@@ -211,7 +211,7 @@ class NvmlProbe:
         """Return the child's result; None if the machine has no GPU to be read.
 
         Args:
-            method: See nvml.Reader.
+            method: See nvml.reader.Reader.
             arguments: None for a reading of every GPU that may be touched now.
 
         Raises:

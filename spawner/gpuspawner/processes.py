@@ -90,12 +90,6 @@ class Processes:
             inner_pid=pids[1] if containers and len(pids) > 1 else pids[0],
         )
 
-    def still_runs(self, identity: ProcessIdentity) -> bool | None:
-        """Return whether this very process runs; None if unknown."""
-        if not self.is_hosts:
-            return None
-        return identity.is_same_as(self.identify(identity.pid))
-
     def cpu_s(self, identity: ProcessIdentity) -> float | None:
         """Return the CPU seconds that this very process has used; None if unknown.
 

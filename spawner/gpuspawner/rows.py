@@ -1,4 +1,4 @@
-"""What the GPU reader's lines mean: rows of JSON, as nvml.py makes them, as nouns."""
+"""What the GPU reader's lines mean: JSON as nvml/ makes it, as nouns."""
 
 from datetime import UTC, datetime
 from typing import Any

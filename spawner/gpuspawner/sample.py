@@ -59,8 +59,9 @@ class Sample:
         power_w: Watts.
         power_limit_w: Watts that it is not let draw more of.
         energy_j: Joules since the driver was loaded; only ever grows.
-        sm: PID -> 0 to 1: the most that one process kept the SMs busy, of those that
-            used them since the reading before; {}: nobody did. None under MIG.
+        sm: PID -> 0 to 1: the most that one process kept the SMs or a video engine
+            busy, of those that used them since the reading before; {}: nobody did.
+            None under MIG.
         n_ecc_uncorrected: Uncorrected memory errors since the driver was loaded.
         recovery: See Recovery.
         remapping: See Remapping.

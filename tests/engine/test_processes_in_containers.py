@@ -134,11 +134,11 @@ def test_a_process_is_ended_from_inside_and_only_the_one_meant(
         assert spare.exit_code == 3
         as_root = container.exec_run(end_command(meant, by_force=True), user="0")
         assert as_root.exit_code not in {0, 3}
-        assert Processes().still_runs(meant)
+        assert meant.is_same_as(Processes().identify(meant.pid))
         ended = container.exec_run(end_command(meant, by_force=False), user=uid)
         assert ended.exit_code == 0
         assert container.wait(timeout=WITHIN_S)["StatusCode"] == 128 + 15
-        assert Processes().still_runs(meant) is False
+        assert not meant.is_same_as(Processes().identify(meant.pid))
 
 
 def test_the_image_with_real_torch_gets_the_cap_and_starts_as_ever(

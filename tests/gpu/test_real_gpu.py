@@ -6,7 +6,8 @@ from itertools import combinations
 
 import pytest
 import pytest_asyncio
-from gpuspawner.nvml import Events, Reader
+from gpuspawner.nvml.events import Events
+from gpuspawner.nvml.reader import Reader
 from gpuspawner.probe import NvmlProbe
 
 pytestmark = pytest.mark.gpu

@@ -208,9 +208,9 @@ async def test_an_end_told_twice_counts_once(room: Classroom) -> None:
     room.clocks.pass_s(100)
     await room.stop(lease)
     room.clocks.pass_s(100)
-    await room.host.metering.finished(lease.id)
+    await room.host.metering.closing.finished(lease.id)
     room.host.metering.decide(lease.id, Exit("not_started", "No."))
-    await room.host.metering.finished(lease.id)
+    await room.host.metering.closing.finished(lease.id)
     await room.check_charged(lease, 100)
 
 

@@ -13,9 +13,10 @@ from gpuspawner.cgroups import ProcessIdentity
 from gpuspawner.clock import Clock
 from gpuspawner.engine import DockerEngine
 from gpuspawner.errors import EngineRefused, EngineUnknown, ProbeFailed
-from gpuspawner.host import Host, Policy
+from gpuspawner.host import Host
 from gpuspawner.links import Topology
 from gpuspawner.model import Container, Device, Lease, Owner, SlotRequest
+from gpuspawner.policy import Policy
 from gpuspawner.ports import Meter
 from gpuspawner.processes import Processes
 from gpuspawner.sample import Event, GpuProcess, Sample, Sweep
@@ -239,7 +240,7 @@ class Machine:
         if clocks := self.clocks:
             self.engine.wall = lambda: clocks.wall
             clock = Clock(self.folder / "clock.json", LOG, clocks.read)
-            host.metering._clock = clock
+            host.metering._clock = host.metering.closing._clock = clock
         self.hosts.append(host)
         return host
 
@@ -272,5 +273,5 @@ class Machine:
     def end(self) -> None:
         """End the loops of every hub there was."""
         for host in self.hosts:
-            for task in (*host._loops.values(), *host._removals.values()):
+            for task in (*host._loops.tasks.values(), *host._removals.tasks.values()):
                 task.cancel()

@@ -16,7 +16,7 @@ from unit.meters import HOUR_S, TOKEN, Clocks, FakeMeter
 
 async def until(ask: Callable[[], object]) -> None:
     """Let others run until it is so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not ask():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.005)
 
@@ -83,7 +83,8 @@ class Metered(Machine):
 
     async def rest(self) -> None:
         """Wait until nothing is under way."""
-        await until(lambda: not (self.host._removals or self.host.metering._under_way))
+        closing = self.host.metering.closing
+        await until(lambda: not (self.host._removals.tasks or closing.under_way))
 
     async def pass_(self) -> None:
         """Make one pass, and let what it began come to its end."""

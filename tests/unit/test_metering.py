@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpuspawner import exits, metering
+from gpuspawner import asking, closing, exits, metering
 from gpuspawner.endings import Endings
 from gpuspawner.errors import (
     EngineRefused,
@@ -350,7 +350,7 @@ async def test_a_hub_that_has_just_started_ends_leases_without_its_meter(
     machine: Metered, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """What it cannot ask now, it settles later; the GPU is free at once."""
-    monkeypatch.setattr(metering, "END_WAIT_S", 0.02)
+    monkeypatch.setattr(closing, "END_WAIT_S", 0.02)
     lease = await machine.running()
     machine.clocks.pass_s(60)
     machine.crash()
@@ -388,7 +388,7 @@ async def test_a_meter_that_hangs_holds_up_no_stop(
     machine: Metered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end is on the disk; the call goes on and counts."""
-    monkeypatch.setattr(metering, "END_WAIT_S", 0.02)
+    monkeypatch.setattr(closing, "END_WAIT_S", 0.02)
     gate, take = asyncio.Event(), machine.meter.end
 
     async def hang(*args: Any) -> None:
@@ -410,7 +410,7 @@ async def test_a_meter_that_hangs_is_not_waited_for_again_and_again(
     machine: Metered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One end that is under way tells enough about the others."""
-    monkeypatch.setattr(metering, "END_WAIT_S", 0.02)
+    monkeypatch.setattr(closing, "END_WAIT_S", 0.02)
     begun = []
 
     async def hang(lease_id: str, _: object) -> None:
@@ -532,7 +532,7 @@ async def test_a_pass_does_not_wait_for_a_meter_that_hangs(
     machine: Metered, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Not even for its driver, which waits for the database although cancelled."""
-    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    monkeypatch.setattr(asking, "METER_WAIT_S", 0.02)
     lease = await machine.running()
     machine.clocks.pass_s(60)
     gate = asyncio.Event()
@@ -557,7 +557,7 @@ async def test_nobody_waits_for_a_meter_that_hangs(
     machine: Metered, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """The form says so instead, and a start is refused."""
-    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    monkeypatch.setattr(asking, "METER_WAIT_S", 0.02)
     lease = await machine.running()
 
     async def hang(*_: object) -> None:
@@ -578,8 +578,8 @@ async def test_an_end_whose_call_hangs_is_told_again(
     machine: Metered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that is dead answers never."""
-    monkeypatch.setattr(metering, "END_WAIT_S", 0.02)
-    monkeypatch.setattr(metering, "METER_WAIT_S", 0.1)
+    monkeypatch.setattr(closing, "END_WAIT_S", 0.02)
+    monkeypatch.setattr(asking, "METER_WAIT_S", 0.1)
     lease = await machine.running()
     machine.clocks.pass_s(100)
 
@@ -589,7 +589,7 @@ async def test_an_end_whose_call_hangs_is_told_again(
     with monkeypatch.context() as patch:
         patch.setattr(machine.meter, "end", hang)
         await machine.stop(lease)
-        await until(lambda: not machine.host.metering._sending)
+        await until(lambda: not machine.host.metering.closing._sending)
     await machine.pass_()
     assert machine.paid_s(lease) == 100
 
@@ -608,14 +608,14 @@ async def test_leases_that_are_lost_hold_up_no_pass_and_are_ended_once(
 
     monkeypatch.setattr(machine.engine, "died_at", hang)
     lost = []
-    for i in range(metering.N_LOST + 3):
+    for i in range(closing.N_LOST + 3):
         lease = Lease(f"ls_{i}", ANN.owner, ())
         await machine.host.metering.hold(lease, ANN)
         await machine.host.metering.ready(lease.id)
         lost.append(lease)
     await machine.host.metering.once()
     await machine.host.metering.once()
-    await until(lambda: len(asked) == metering.N_LOST)
+    await until(lambda: len(asked) == closing.N_LOST)
     await machine.host.metering.once()
     gate.set()
     await machine.rest()
@@ -905,7 +905,7 @@ async def test_reasons_of_leases_that_are_over_are_forgotten(
     await machine.stop(lease)
     machine.host.metering.decide(lease.id, exits.REMOVED)
     await machine.pass_()
-    assert machine.host.metering._endings.why == {}
+    assert machine.host.metering.closing._endings.why == {}
 
 
 async def test_a_server_of_another_hub_is_nobody_elses_business(

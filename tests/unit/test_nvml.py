@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpuspawner.nvml.ends import count_links
 from hypothesis import given
 from hypothesis import strategies as st
 from testbed.gpu import build
@@ -306,7 +307,7 @@ def test_without_affinity_the_kernel_says_the_numa_node(
     GpuState(tmp_path / "state", gpus).write()
     code = f"""
 import json
-from gpuspawner.nvml import Reader
+from gpuspawner.nvml.reader import Reader
 print(json.dumps(Reader(pci_devices={str(tmp_path / "pci")!r}).topology()["numa"]))
 """
     told = subprocess.run(
@@ -324,8 +325,6 @@ PLACES = st.sampled_from([(0, 1, 0), (0, 2, 0), (0, 3, 0), "switch", None])
 @given(st.lists(PLACES, max_size=20), st.lists(PLACES, max_size=20))
 def test_counting_links_is_symmetric(one: list[Any], other: list[Any]) -> None:
     """And it never counts more than either GPU has."""
-    from gpuspawner.nvml import count_links
-
     first, second = ((0, 1, 0), one), ((0, 2, 0), other)
     count = count_links(first, second)
     assert count == count_links(second, first)
@@ -402,6 +401,18 @@ def test_sm_use_is_what_ran_since_the_last_sweep(serve: Serve) -> None:
     assert served.samples()[uuid]["sm"] == [[7, 0.8]]
     samples = served.samples()
     assert [samples[each]["sm"] for each in (uuid, other)] == [[], []]
+
+
+def test_who_decodes_or_encodes_uses_the_gpu(serve: Serve) -> None:
+    """The video engines are none of the SMs, and need next to nothing of them."""
+    state, served = serve(states.simple(1))
+    uuid = state.uuids[0]
+    state.process(uuid, 7, GIB, dec=60)
+    state.process(uuid, 8, GIB, sm=2, enc=40)
+    assert served.samples()[uuid]["sm"] == [[7, 0.6], [8, 0.4]]
+    # a driver that leaves those unset tells the SMs all the same
+    state.process(uuid, 7, GIB, sm=3, dec=4_000_000)
+    assert [7, 0.03] in served.samples()[uuid]["sm"]
 
 
 def test_sm_use_that_no_process_can_have_is_unknown(serve: Serve) -> None:
@@ -706,7 +717,7 @@ def test_a_machine_without_gpus_says_why(
 
 def test_the_reader_imports_nothing_heavy() -> None:
     """It starts whenever a GPU hangs, so it starts fast."""
-    code = "import sys, gpuspawner.nvml; print(*sys.modules)"
+    code = "import sys, gpuspawner.nvml.__main__; print(*sys.modules)"
     told = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )

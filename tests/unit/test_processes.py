@@ -212,9 +212,9 @@ def test_a_new_process_with_an_old_pid_is_not_the_old_one(
     processes = Processes(tmp_path)
     old = processes.identify(4242)
     assert old
-    assert processes.still_runs(old) is True
+    assert old.is_same_as(processes.identify(4242))
     table("4242", start=8)
-    assert processes.still_runs(old) is False
+    assert not old.is_same_as(processes.identify(4242))
 
 
 def test_without_the_hosts_process_table_everybody_is_unknown(
@@ -247,7 +247,7 @@ def test_the_kernel_is_read_as_it_is() -> None:
     assert found
     assert found.uid == os.getuid()
     assert found.command
-    assert processes.still_runs(found)
+    assert found.is_same_as(processes.identify(os.getpid()))
 
 
 def test_a_process_is_ended_only_if_it_started_when_it_should_have() -> None:

@@ -20,7 +20,7 @@ LEFT = "9" * 64
 
 async def until(ask: Callable[[], object]) -> None:
     """Let others run until it is so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not ask():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.005)
 
@@ -159,7 +159,7 @@ async def test_an_engine_that_hangs_while_a_process_is_ended_holds_up_no_round(
     ann = machine.server("ann", kind=SlotKind.SHARE)
     on(machine, UUID, 41, f"id-{ann.id}", gib=60)
     machine.engine.check_gate.clear()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         for _ in range(3):
             await machine.host.look_round()
     assert machine.engine.named("run_check")
@@ -206,7 +206,7 @@ async def test_a_driver_that_cannot_be_read_is_the_pools_trouble(
     await machine.host.look_round()
     assert machine.host.pool.trouble == "The driver is gone."
     machine.probe.why = ""
-    await machine.host.look()
+    await machine.host.discovery.look()
     assert machine.host.pool.trouble == ""
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from gpuspawner import metering, starting
+from gpuspawner import asking, metering, starting
 from gpuspawner.admission import Admission
 from gpuspawner.clock import Clock
 from gpuspawner.doorway import Doorway
@@ -116,7 +116,7 @@ class Machine:
 
     async def end(self, lease_id: str, _name: str, *, why: Exit, **_: object) -> None:
         self.metering.decide(lease_id, why)
-        await self.metering.finished(lease_id)
+        await self.metering.closing.finished(lease_id)
         self.pool.release(lease_id, datetime.now(UTC))
         self.claims.discard(lease_id)
 
@@ -551,7 +551,7 @@ def test_a_cancelled_boot_is_noted_as_never_started() -> None:
         lease_id = spawner.lease_id
         task.cancel()
         await settle()
-        await machine.metering.finished(lease_id)
+        await machine.metering.closing.finished(lease_id)
         end = machine.meter.accounts[lease_id].end
         assert end
         assert end.is_failed_start
@@ -673,7 +673,7 @@ def test_a_ledger_that_hangs_fails_a_start_with_a_sentence(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds a GPU meanwhile."""
-    monkeypatch.setattr(metering, "METER_WAIT_S", 0.02)
+    monkeypatch.setattr(asking, "METER_WAIT_S", 0.02)
     monkeypatch.setattr(metering, "READY_TRIES_S", 0)
 
     async def hang(*_: object) -> None:

@@ -68,7 +68,7 @@ struct gpu {
     struct link link[NVML_NVLINK_MAX_LINKS];
 };
 struct mig { char parent[TEXT], uuid[TEXT], name[TEXT]; number index, gi, ci, mem, sms, slices; };
-struct proc { char uuid[TEXT], kind[16]; number pid, mem, sm, memutil, ran, ransm, live; };
+struct proc { char uuid[TEXT], kind[16]; number pid, mem, sm, enc, dec, memutil, ran, ransm, live; };
 struct event { char uuid[TEXT]; number seq, type, data, gi; };
 struct fault { char fn[TEXT], uuid[TEXT]; number code, delay_ms; };
 
@@ -240,6 +240,8 @@ static void read_record(const char *kind, const struct record *r)
         p->pid = number_of(r, "pid", 0);
         p->mem = number_of(r, "mem", 0);
         p->sm = number_of(r, "sm", 0);
+        p->enc = number_of(r, "enc", 0);
+        p->dec = number_of(r, "dec", 0);
         p->memutil = number_of(r, "memutil", 0);
         p->ran = number_of(r, "ran", 0);
         p->ransm = number_of(r, "ransm", 0);
@@ -1268,7 +1270,7 @@ API nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
     number now = now_us();
     for (int i = 0; i < S.procs && now > (number)last_seen; i++) {
         const struct proc *p = &S.proc[i];
-        int runs = p->sm || p->memutil;
+        int runs = p->sm || p->enc || p->dec || p->memutil;
         if (!runs_on(p, g, NULL) || !(runs || p->ran > (number)last_seen)) continue;
         if (found++ >= room) continue;
         samples[found - 1] = (nvmlProcessUtilizationSample_t) {
@@ -1276,6 +1278,8 @@ API nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
             .timeStamp = (unsigned long long)(runs ? now : p->ran),
             .smUtil = (unsigned)(runs ? p->sm : p->ransm),
             .memUtil = (unsigned)p->memutil,
+            .encUtil = (unsigned)p->enc,
+            .decUtil = (unsigned)p->dec,
         };
     }
     *count = found;

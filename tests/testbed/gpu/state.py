@@ -119,14 +119,17 @@ class Process:
 
     With ``live`` it is reported only while the host has a process with this PID. A
     ``mem`` of -1 is "not available", as some drivers say. ``sm`` is the percent of the
-    SMs' time that it uses; ``ran`` is when it last stopped using them (epoch
-    microseconds), and ``ransm`` what it used until then.
+    SMs' time that it uses, ``enc`` and ``dec`` of the video engines'; ``ran`` is when
+    it last stopped using the SMs (epoch microseconds), and ``ransm`` what it used until
+    then.
     """
 
     uuid: str
     pid: int
     mem: int = 0
     sm: int = 0
+    enc: int = 0
+    dec: int = 0
     memutil: int = 0
     ran: int = 0
     ransm: int = 0
@@ -323,6 +326,8 @@ class GpuState:
         mem: int,
         *,
         sm: int = 0,
+        enc: int = 0,
+        dec: int = 0,
         kind: str = "compute",
         live: bool = False,
     ) -> None:
@@ -335,7 +340,7 @@ class GpuState:
         if kind not in {"compute", "graphics", "mps"}:
             raise ValueError(kind)
         same = (uuid, pid, kind)
-        found = Process(uuid, pid, mem, sm, kind=kind, live=int(live))
+        found = Process(uuid, pid, mem, sm, enc, dec, kind=kind, live=int(live))
         for old in [p for p in self.processes if (p.uuid, p.pid, p.kind) == same]:
             self.processes.remove(old)
             found.ran, found.ransm = old.ran, old.ransm
