@@ -333,17 +333,35 @@ def test_requests_that_come_at_once_renew_it_once(
     assert visitor.home(hub).status_code == 200
 
 
-def test_what_a_slow_request_saves_is_not_asked_with(tmp_path: Path) -> None:
-    """JupyterHub saves the answer at the end of each request that waited for it."""
+@pytest.mark.parametrize("clock", ["time.time", "lambda: -time.monotonic()"])
+def test_what_a_slow_request_saves_is_not_asked_with(
+    tmp_path: Path, clock: str
+) -> None:
+    """JupyterHub saves the answer at the end of each request that waited for it.
+
+    Which one is older does not hang on the machine's clock: it may be set back.
+    """
     port = free_port()
-    more = """
-import asyncio
-from torchroom.auth.answers import reconciled
-async def slow(login, model, before):
-    found = reconciled(login, model, before)
-    await asyncio.sleep(3)
-    return found
-c.OidcAuthenticator.reconcile_auth_state_hook = slow
+    more = f"""
+import asyncio, time
+from torchroom.auth.authenticator import OidcAuthenticator
+from traitlets import default
+
+class SlowlySaved(OidcAuthenticator):
+    @default("clock")
+    def _clock(self):
+        return {clock}
+
+    @default("reconcile_auth_state_hook")
+    def _slow(self):
+        at_once = self._default_reconcile()
+        async def slow(login, model, before):
+            found = at_once(login, model, before)
+            await asyncio.sleep(3)
+            return found
+        return slow
+
+c.JupyterHub.authenticator_class = SlowlySaved
 c.OidcAuthenticator.auth_refresh_age = 1
 """
     with (
@@ -356,7 +374,7 @@ c.OidcAuthenticator.auth_refresh_age = 1
         token = hub.token_of(name)
 
         def is_renewed_often() -> bool:
-            assert hub.ask("user", token).ok
+            hub.ask("user", token)
             kinds = [row["grant_type"] for row in provider.seen()["token"]]
             return kinds.count("refresh_token") >= 4
 

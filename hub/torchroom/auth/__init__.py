@@ -13,8 +13,11 @@ pace        how often somebody may try
 rights      what somebody is in JupyterHub's database, changed at once
 refusals    what somebody who is refused reads
 handlers    the way to the provider and back
-answers     what a provider says of an account, and what is kept of it        pure
+answers     what a provider says of an account, and how it is kept            pure
+states      which of the answers that are kept of somebody counts
 asking      asking it, at a login and again later
+removal     taking everything away from who is in no course any more
+refresh     what somebody is when they are asked about again
 authenticator  the class that JupyterHub asks, at login and again while it lasts
 local       the login by password, for this machine only
 wiring      all of it as JupyterHub's configuration

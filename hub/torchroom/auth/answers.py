@@ -99,33 +99,35 @@ def to_keep(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: told[name] for name in TOKENS if told.get(name) is not None}
 
 
-def newest(saved: Any, stored: Any) -> Any:
-    """Return the auth state that counts.
+def auth_state(found: Found, asked_at: float) -> dict[str, Any]:
+    """Return what is kept of an answer; `Kept.of` reads it."""
+    kept = {
+        "subject": found.subject,
+        "groups": sorted(found.groups or ()),
+        "said_groups": found.groups is not None,
+        "only_in_token": found.only_in_token,
+        "asked_at": asked_at,
+        "token_claims": sorted(found.token_claims),
+        "word": str(Word.ANSWERED),
+    }
+    return {"token_response": dict(found.tokens), KEPT: kept}
 
-    Args:
-        saved: The last one that this hub saved of an answer.
-        stored: The one in the database: of a login, or of a slow request.
+
+def is_of_one_account(state: Any, other: Any) -> bool:
+    """Whether two auth states are ours, and of the same account of the provider."""
+    ours, theirs = Kept.of(state), Kept.of(other)
+    return bool(ours and theirs and ours.subject == theirs.subject)
+
+
+def with_refresh_token(state: Any, before: Any) -> Any:
+    """Return an auth state that can be asked with again, if the one before it can.
+
+    Some providers send a refresh token at somebody's first login only.
     """
-    ours, theirs = Kept.of(saved), Kept.of(stored)
-    if ours is None or theirs is None or ours.subject != theirs.subject:
-        return stored
-    return saved if ours.asked_at >= theirs.asked_at else stored
-
-
-def reconciled(login: Any, model: Mapping[str, Any], before: Any) -> Any:
-    """Return the auth state to keep of an answer, and of what is kept already.
-
-    Each request that waited for an answer brings it, the slowest maybe after the next
-    one. And some providers send a refresh token once only.
-    """
-    state = model["auth_state"]
-    old, new = Kept.of(before), Kept.of(state)
-    if old is None or new is None or old.subject != new.subject:
+    if not is_of_one_account(state, before):
         return state
-    if new.asked_at <= old.asked_at <= login.clock():  # not of a clock that was wrong
-        return before
     token = before.get("token_response", {}).get("refresh_token")
     told = state["token_response"]
-    if token and not told.get("refresh_token"):
-        return {**state, "token_response": {**told, "refresh_token": token}}
-    return state
+    if not token or told.get("refresh_token"):
+        return state
+    return {**state, "token_response": {**told, "refresh_token": token}}

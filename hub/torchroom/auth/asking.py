@@ -1,7 +1,7 @@
 """Asks the identity provider who somebody is: at a login, and again later.
 
 An id_token is checked whenever there is one; `sub` ties it to the userinfo. What is
-decided from the answers is not here: see `authenticator`.
+decided from the answers is not here: see `authenticator` and `refresh`.
 """
 
 import asyncio

@@ -65,6 +65,16 @@ def removed(name: str) -> Refusal:
     )
 
 
+def deleted(name: str) -> Refusal:
+    """An admin deleted them while the provider was asked about them."""
+    return refusal(
+        403,
+        "User deleted",
+        f"The hub's admin has deleted the user {name}. Log in again, or ask the admin "
+        "if this is a mistake.",
+    )
+
+
 def taken(name: str, provider: str, url: str) -> Refusal:
     """The name belongs to somebody else."""
     return refusal(

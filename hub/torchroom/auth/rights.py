@@ -5,15 +5,31 @@ not for who is refused. It ends no cookies and tokens, and makes roles at its st
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from jupyterhub import orm, roles
 
 from torchroom import roles as our_roles
-from torchroom.membership import OF_INSTRUCTORS
+from torchroom.membership import OF_INSTRUCTORS, Standing
 
 Rights = Mapping[str, Any]
 """`admin` and the names of all `groups`, as JupyterHub's authenticators return them."""
+
+
+def model_of(db: Any, name: str, standing: Standing) -> dict[str, Any]:
+    """Return what somebody is, as JupyterHub's authenticators do.
+
+    The roles of the courses that they instruct are there from now on.
+    """
+    groups = our_roles.groups_of(standing)
+    make_roles(db, groups)
+    return {"name": name, "admin": standing.is_admin, "groups": groups}
+
+
+def without_power(standing: Standing) -> Standing:
+    """Return it with courses only: no admin's, and no instructor's."""
+    return replace(standing, taught=(), is_admin=False)
 
 
 def set_rights(user: Any, rights: Rights) -> None:
