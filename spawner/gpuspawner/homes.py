@@ -1,9 +1,9 @@
 """A server's home: its volume, what is laid into it, what is delivered beside it."""
 
+import asyncio
 import json
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpuspawner import seeding
@@ -11,6 +11,7 @@ from gpuspawner.container import HUB, USER, volume_labels
 from gpuspawner.engine import DockerEngine
 from gpuspawner.errors import EngineRefused, GPUSpawnerError
 from gpuspawner.model import Owner
+from gpuspawner.seeding import Standing
 
 FACTS = "/opt/gpuspawner/server.json"
 ROOT = seeding.Owner(0, 0)
@@ -18,7 +19,7 @@ OOM_NOTE = "OUT-OF-MEMORY.txt"
 GPU_NOTE = "ABOUT-YOUR-GPU.txt"
 NOT_FOUND = 404
 MAX_MANIFEST = 2**20  # bytes; the manifest lies in the home and may be anything
-MAX_SEED = 16 * 2**20  # bytes; a file larger than this is not one of ours
+LEFT_BY_PROGRAMS = {"__pycache__", ".ipynb_checkpoints"}
 
 
 class HomeConflict(GPUSpawnerError):
@@ -26,11 +27,11 @@ class HomeConflict(GPUSpawnerError):
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder of the hub: relative path -> content."""
+    """Return the files below a folder of the hub: relative path -> content."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and LEFT_BY_PROGRAMS.isdisjoint(path.parts)
     }
 
 
@@ -98,8 +99,25 @@ async def seed(
     manifest = seeding.read_manifest(
         await engine.read_file(container, f"{home}/{seeding.MANIFEST}", MAX_MANIFEST)
     )
-    current = await _current(engine, container, home, files, manifest)
-    found = seeding.plan(files, manifest, current)
+    folders = await _folders(engine, container, home, seeding.folders(files))
+
+    async def standing(path: str, new: bytes) -> Standing | None:
+        folder = path.rpartition("/")[0]
+        if folder in folders:
+            return folders[folder]
+        before = manifest.get(path)
+        return await _standing(engine, container, f"{home}/{path}", new, before)
+
+    current = {path: await standing(path, new) for path, new in files.items()}
+    # In a thread: notebooks are parsed, and may be large.
+    found = await asyncio.to_thread(seeding.plan, files, manifest, current)
+    if edited := set(found.beside.values()):
+        current |= {
+            name: await standing(name, files[path])
+            for path in edited
+            for name in (seeding.beside(path, n + 1) for n in range(seeding.N_BESIDE))
+        }
+        found = await asyncio.to_thread(seeding.plan, files, manifest, current)
     if found.writes or found.manifest != manifest:
         text = seeding.write_manifest(found.manifest)
         await _put(
@@ -108,67 +126,42 @@ async def seed(
     return found
 
 
-async def _current(
+async def _folders(
+    engine: DockerEngine, container: str, home: str, folders: Sequence[str]
+) -> dict[str, Standing | None]:
+    """Return what stands in the place of the folders that are none: it may be nothing.
+
+    What is in a folder that is a file or a link of the student's is in the way, too.
+
+    Args:
+        folders: Parents first.
+    """
+    found: dict[str, Standing | None] = {}
+    for folder in folders:
+        parent = folder.rpartition("/")[0]
+        if parent in found:
+            found[folder] = found[parent]
+            continue
+        there = await engine.stat(container, f"{home}/{folder}")
+        if there is None or not there.is_dir:
+            found[folder] = None if there is None else Standing()
+    return found
+
+
+async def _standing(
     engine: DockerEngine,
     container: str,
-    home: str,
-    files: Mapping[str, bytes],
-    manifest: Mapping[str, seeding.Record],
-) -> dict[str, str | None]:
-    """Return what stands at every path that may be written."""
-    names = list(files)
-    names += [
-        seeding.beside(p, n) for p in files for n in range(1, seeding.N_BESIDE + 1)
-    ]
-    folders = sorted({name.rpartition("/")[0] for name in names} - {""})
-    blocked = set()
-    for folder in folders:
-        found = await engine.stat(container, f"{home}/{folder}")
-        if found is not None and not found.is_dir:
-            blocked.add(folder)
-        elif found is None:
-            names = [name for name in names if name.rpartition("/")[0] != folder]
-    current: dict[str, str | None] = {}
-    for name in names:
-        if name.rpartition("/")[0] in blocked:
-            current[name] = "in the way: the folder is not a folder"
-            continue
-        if name not in files and _is_untouched_base(name, files, manifest, current):
-            continue
-        sizes = {len(files[name])} if name in files else set()
-        if name in manifest:
-            sizes.add(manifest[name].size)
-        current[name] = await _digest(engine, container, f"{home}/{name}", sizes)
-    return current
-
-
-def _is_untouched_base(
-    name: str,
-    files: Mapping[str, bytes],
-    manifest: Mapping[str, seeding.Record],
-    current: Mapping[str, str | None],
-) -> bool:
-    """Return whether nothing will be laid under this beside-name, so nobody looks."""
-    base = re.sub(r" \(new version(?: \d+)?\)", "", name)
-    now, record = current.get(base), manifest.get(base)
-    return (
-        now is None
-        or now == seeding.digest(files[base])
-        or (record is not None and now == record.sha256)
-    )
-
-
-async def _digest(
-    engine: DockerEngine, container: str, path: str, sizes: set[int]
-) -> str | None:
-    """Return a file's sha256, or a text that is none if it cannot be ours."""
-    found = await engine.stat(container, path)
-    if found is None:
+    path: str,
+    new: bytes,
+    before: seeding.Record | None,
+) -> Standing | None:
+    """Return what stands at a path, with its content if that matters."""
+    there = await engine.stat(container, path)
+    if there is None:
         return None
-    if not found.is_file or found.size not in sizes:
-        return f"not ours: {found.size} bytes"
-    content = await engine.read_file(container, path, MAX_SEED)
-    return None if content is None else seeding.digest(content)
+    if not (there.is_file and seeding.is_worth_reading(path, there.size, new, before)):
+        return Standing()
+    return Standing(await engine.read_file(container, path, seeding.MAX_SEED))
 
 
 async def deliver(
