@@ -3,7 +3,7 @@
 Fair among users who compete for the same slots: who holds fewer of them, or has fewer
 tickets ahead, goes first; then who asked first. So who gets a slot falls back with all
 other tickets of the class: slots that any one request may have, and what other requests
-join to these.
+join to these. When who joined them leaves, each part is a class of its own.
 
 A ticket is overtaken by later ones at most MAX_OVERTAKEN times, so nobody starves. One
 that stands behind may start early only if by estimate it delays nobody ahead, in the
@@ -47,12 +47,11 @@ def startable(
     ticket wait longer.
     """
     waits = dict(waits)
-    scene = _Scene(waits.values(), moment)
     found: list[tuple[Ticket, frozenset[str]]] = []
-    while moment.free and (next_ := _next(waits, scene, moment)):
+    while moment.free and (next_ := _next(waits, moment)):
         ticket, slots = next_
         found.append(next_)
-        start(waits, ticket.id, slots, scene.reach.__getitem__)
+        start(waits, ticket.id, slots, moment.reach)
         ends = moment.durations.ends_at(ticket.request, moment.now, moment.now)
         lease = Running(ticket.owner, slots, ends)
         moment = replace(
@@ -101,11 +100,11 @@ def places(waits: Mapping[str, Wait], moment: Moment) -> dict[str, Place]:
 
 
 class _Scene:
-    """Who competes with whom: the same throughout one question."""
+    """Who competes with whom, as long as nobody comes or leaves."""
 
     def __init__(self, waits: Iterable[Wait], moment: Moment) -> None:
         requests = {wait.ticket.request for wait in waits}
-        self.reach = {r: moment.reach(r) for r in requests.union(moment.offered)}
+        self.reach = {r: moment.reach(r) for r in requests}
         self.possible = {
             request
             for request in requests
@@ -231,8 +230,9 @@ def _is_open(priority: Priority, now: datetime) -> bool:
 
 
 def _next(
-    waits: Mapping[str, Wait], scene: _Scene, moment: Moment
+    waits: Mapping[str, Wait], moment: Moment
 ) -> tuple[Ticket, frozenset[str]] | None:
+    scene = _Scene(waits.values(), moment)
     ahead = _Ahead(scene, moment)
     refused: set[SlotRequest] = set()
     for wait in _ordered(waits, scene, moment):

@@ -134,8 +134,6 @@ class Moment:
         reach: See Reach.
         durations: How long leases last.
         priorities: Courses that go first, each in its window.
-        offered: What may be asked for. It says which slots are of one class; without
-            it those that wait say so, and the order may change when one of them leaves.
     """
 
     now: datetime
@@ -145,7 +143,6 @@ class Moment:
     reach: Reach
     durations: Durations = field(default_factory=Durations)
     priorities: Sequence[Priority] = ()
-    offered: Sequence[SlotRequest] = ()
 
 
 def age(wait: Wait) -> tuple[datetime, str]:

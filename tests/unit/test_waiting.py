@@ -119,12 +119,14 @@ def test_slots_of_another_class_do_not_count() -> None:
     assert order(queue_of(("ann", ONE), ("bob", ONE)), full) == "ann bob"
 
 
-def test_what_is_offered_decides_what_is_one_class() -> None:
-    """Where nobody may ask for just any GPU, one of another type does not count."""
+def test_who_waits_for_any_gpu_makes_one_class_of_all_types() -> None:
+    """Where nobody waits for just any GPU, one of another type does not count."""
     full = replace(moment(lease("ann", "B0", 600)), free=frozenset())
-    queue = queue_of(("ann", ONE), ("bob", ONE))
-    assert order(queue, replace(full, offered=[ONE, ONE_B])) == "ann bob"
-    assert order(queue, replace(full, offered=[ONE, SlotRequest(1)])) == "bob ann"
+    any_one = SlotRequest(1)
+    queue = queue_of(("ann", ONE), ("bob", ONE), ("cid", ONE_B), ("any", any_one))
+    assert order(queue, full) == "bob cid any ann"
+    queue.leave("any")
+    assert order(queue, full) == "ann bob cid"
 
 
 def test_a_course_goes_first_in_its_window_only() -> None:
@@ -257,6 +259,15 @@ def test_a_second_ticket_may_start_though_the_first_falls_back() -> None:
     assert order(queue, granted(queue, at)) == "bob dan any"
 
 
+def test_who_comes_first_by_a_start_may_start_in_the_same_round() -> None:
+    """When the one who waited for any GPU has one, A and B are two classes again."""
+    queue = queue_of(("ann", ONE), ("bob", FOUR), ("any", SlotRequest(1)))
+    at = moment(lease("ann", "B0", 600), lease("eve", "A0 A1 A2", 1800))
+    assert order(queue, at) == "bob any ann"
+    assert starts(queue, at) == "any ann"
+    assert starts(queue, granted(queue, at)) == ""
+
+
 def test_a_request_the_machine_cannot_serve_now_holds_up_nobody() -> None:
     """Three of four devices left: whoever asked for four waits apart."""
     five = SlotRequest(5, type="A")
@@ -297,7 +308,6 @@ def moments(draw: st.DrawFn, ends_in_s: st.SearchStrategy[int | None]) -> Moment
         if draw(st.booleans())
     ]
     found = moment(*leases, lasts_s=draw(st.sampled_from([60, 1800, 3600])))
-    found = replace(found, offered=REQUESTS)
     for request in REQUESTS:  # so that they do not all last the same
         for _ in range(2 * ENOUGH * draw(st.booleans())):
             found.durations.note(request, draw(st.sampled_from([60, 900, 9000])))
@@ -350,15 +360,15 @@ def test_whoever_is_first_and_fits_starts(queue: Queue, at: Moment) -> None:
 def test_backfill_delays_nobody_ahead_by_estimate(queue: Queue, at: Moment) -> None:
     """After each single start, nobody who stood ahead of it is expected later.
 
-    Unless it changes the order: who gets a slot falls back with his tickets ahead.
+    Unless it changes the order: who gets a slot falls back with his tickets ahead, and
+    with who waited for several types a class may go.
     """
     while found := queue.startable(at):
         before, started = queue.places(at), found[0][0]
         ahead = list(before)[: list(before).index(started.id)]
-        users = {t.owner.user for t in queue.tickets if t.id in ahead}
         at = granted(queue, at, 1)
         places = queue.places(at)
-        for ticket_id in ahead if started.owner.user not in users else ():
+        for ticket_id in ahead if list(places)[: len(ahead)] == ahead else ():
             old, new = before[ticket_id].wait_s, places[ticket_id].wait_s
             assert old is None or (new is not None and new <= old)
 
