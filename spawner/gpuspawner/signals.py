@@ -19,7 +19,8 @@ Programs that use much CPU may be a training that is held up by it: then not one
 may have run, and as that may be a reading that is stuck, power must be lowest. A share
 is judged by its own programs: a device that others keep busy says nothing against it.
 With MIG there is neither utilisation nor SM use: programs that hold an instance must
-not use the CPU, and an instance without any must hold no memory. Through an MPS server
+not use the CPU, and the device must draw as little as without a server unless others on
+it use the CPU; an instance without any must hold no memory. Through an MPS server
 programs of any container compute: it may be anybody's, and its CPU time says nothing.
 """
 
@@ -417,12 +418,8 @@ class Signals:
         if is_quiet is False:
             why = f"{_holding(ours)} and use the CPU. What they do on it is not told."
             return Found(Use.BUSY, why, is_guess=True)
-        power = self._power(device)
-        if (
-            power
-            and power.level is _Level.HIGH
-            and not self._is_elsewhere(part, device)
-        ):
+        power, is_elsewhere = self._power(device), self._is_elsewhere(part, device)
+        if power and power.level is _Level.HIGH and not is_elsewhere:
             why = f"The whole GPU draws {power}, but no program seems to compute."
             return Found(Use.UNKNOWN, why, contradicts=True)
         if untold := self._untold(device, part):
@@ -434,6 +431,12 @@ class Signals:
             return Found(Use.UNKNOWN, why)
         drawn = f"the whole GPU draws {power}"
         is_unused = power.level is _Level.UNUSED
+        # Kernels that run for long need no CPU. (Cards with MIG draw little for a
+        # context, so between the levels something computes.)
+        is_lifted = power.level is _Level.BETWEEN and device.uuid in self.idle_w
+        if ours and is_lifted and not is_elsewhere:
+            why = f"{_holding(ours)} and wait, but {drawn}, and nobody else on it uses "
+            return Found(Use.UNKNOWN, f"{why}the CPU.")
         if ours:
             why = f"{_holding(ours)} and wait; {drawn}."
             return Found(Use.IDLE, why, is_unused=is_unused)

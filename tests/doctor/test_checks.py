@@ -61,7 +61,6 @@ HEALTHY = Machine(
     accepts_env=False,
     sets_cgroups=True,
     cdi=(CDI,),
-    has_char_links=True,
     engine=ENGINE,
     is_engine_open=False,
     disks=(Disk("images and homes", "/var/lib/docker", 100 * GIB, 200 * GIB, 10**6),),
@@ -171,8 +170,11 @@ def bad_gpus() -> Iterator[tuple[str, Machine, str, Level, str]]:
         "toolkit", Level.FAIL, "CVE-2025-23266"  # fmt: skip
     yield "toolkit 1.16.1", replace(HEALTHY, toolkit="1.16.1"), \
         "toolkit", Level.FAIL, "CVE-2024-0132"  # fmt: skip
-    yield "toolkit 1.17.8", replace(HEALTHY, toolkit="1.17.8"), \
-        "toolkit", Level.WARN, "later"  # fmt: skip
+    yield "toolkit 1.17.3", replace(HEALTHY, toolkit="1.17.3"), \
+        "toolkit", Level.FAIL, "(CVE-2025-23359, CVE-2025-23266"  # fmt: skip
+    for version in ("1.17.8", "1.19.0"):
+        yield f"toolkit {version}", replace(HEALTHY, toolkit=version), \
+            "toolkit", Level.WARN, "later"  # fmt: skip
     yield "no runtime, even if it has CDI", \
         with_engine(runtimes=frozenset({"runc"})), \
         "runtime", Level.FAIL, "the hub sees no GPU"  # fmt: skip
@@ -180,12 +182,10 @@ def bad_gpus() -> Iterator[tuple[str, Machine, str, Level, str]]:
         "runtime", Level.FAIL, "no-cgroups"  # fmt: skip
     yield "default runtime", with_engine(default_runtime="nvidia"), \
         "runtime", Level.WARN, "default"  # fmt: skip
-    yield "daemon-reload", \
-        replace(with_engine(cdi_devices=None), has_char_links=False), \
+    yield "daemon-reload", with_engine(cdi_devices=None), \
         "cgroup", Level.WARN, "daemon-reload"  # fmt: skip
     some = frozenset({"nvidia.com/gpu=GPU-a", "vendor.com/net=GPU-b"})
-    yield "a GPU that CDI does not attach", \
-        replace(with_engine(cdi_devices=some), has_char_links=False), \
+    yield "a GPU that CDI does not attach", with_engine(cdi_devices=some), \
         "cgroup", Level.WARN, "daemon-reload"  # fmt: skip
     stale = replace(CDI, driver_versions=frozenset({"550.1"}))
     yield "stale CDI", replace(HEALTHY, cdi=(stale,)), "cdi", Level.FAIL, "550.1"
@@ -334,7 +334,7 @@ def test_what_cannot_be_read_never_passes() -> None:
         (Driver(None, error="It failed."), False, "modprobe nvidia"),
         (Driver(None, error="It failed.", module="nvidia"), False, "dmesg"),
         (Driver(None, module="nvidia"), False, "nvidia-smi"),
-        (Driver(None, module="nouveau"), False, "nvidia-driver"),
+        (Driver(None, module="nouveau"), False, "Install version 580"),
     ],
     ids=["mismatch", "nouveau", "unsigned", "not built", "broken", "no nvidia-smi",
          "none"],
@@ -346,6 +346,79 @@ def test_a_driver_that_does_not_answer_is_mended_by_its_cause(
     found = one(machine, "driver")
     assert found.level is Level.FAIL
     assert todo in found.fix
+
+
+def test_what_is_just_enough_passes() -> None:
+    disk = Disk("data", "/srv", 20 * GIB, 200 * GIB, machine_checks.INODES_LEAST)
+    assert one(replace(HEALTHY, disks=(disk,)), "disk").level is Level.OK
+    answer = Answer(certificate_ends=NOW + timedelta(days=14), has_hsts=True)
+    assert of(replace(SAFE, answer=answer), "tls").level is Level.OK
+    assert one(replace(HEALTHY, toolkit="1.19.1"), "toolkit").level is Level.OK
+    twelve = replace(
+        with_engine(image_cuda="12.9"), driver=replace(DRIVER, version="525.60.13")
+    )
+    assert one(twelve, "image").level is Level.OK
+
+
+@pytest.mark.parametrize("module", ["nvidia", ""])
+def test_a_driver_where_no_gpu_is_may_be_meant_so(module: str) -> None:
+    """Its packages are in the machine's image, or virtual machines have the GPUs."""
+    driver = Driver(None, error="No devices were found.", module=module)
+    found = one(replace(HEALTHY, driver=driver, n_pci_gpus=0), "driver")
+    assert found.level is Level.WARN
+    assert "no NVIDIA GPU" in found.says
+    assert "modprobe" not in found.fix
+
+
+@pytest.mark.parametrize(
+    ("version", "todo"), [("28.2.0", "nvidia-ctk cdi"), ("28.1.1", "Install Docker 28")]
+)
+def test_what_the_hook_attaches_is_lost_at_a_daemon_reload(
+    version: str, todo: str
+) -> None:
+    """Also with links in /dev/char: systemd knows of no device of the hook's."""
+    found = one(with_engine(version=version, cdi_devices=None), "cgroup")
+    assert todo in found.fix
+    assert "cgroupfs" in found.fix
+    plain = with_engine(cgroup_driver="cgroupfs", cdi_devices=None)
+    assert one(plain, "cgroup").level is Level.OK
+
+
+def test_persistence_mode_is_switched_on_by_what_every_driver_has() -> None:
+    """Ubuntu's service of it runs with --no-persistence-mode."""
+    off = replace(DRIVER, gpus=(Gpu("GPU-a", "T4", False),))
+    fix = one(replace(HEALTHY, driver=off), "persistence").fix
+    assert fix.startswith("nvidia-smi -pm 1")
+    assert "## Persistence mode" in (ROOT / "docs" / "doctor.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        with_engine(runtimes=frozenset({"runc"})),
+        with_engine(default_runtime="nvidia"),
+    ],
+)
+def test_runtimes_are_mended_without_an_end_of_servers(machine: Machine) -> None:
+    """A restart of the engine ends every container."""
+    fix = one(machine, "runtime").fix
+    assert "systemctl reload docker" in fix
+    assert "restart" not in fix
+
+
+@pytest.mark.parametrize(
+    ("machine", "check"),
+    [
+        (with_engine(security=(*ENGINE.security, "name=userns")), "engine"),
+        (replace(HEALTHY, engine=None, engine_error="timed out."), "engine"),
+        (with_engine(security=()), "seccomp"),
+        (replace(HEALTHY, is_engine_open=True), "engine-tcp"),
+        (with_engine(is_network_closed=False), "isolation"),
+        (on_road("10.117.4.0/24"), "addresses"),
+    ],
+)
+def test_a_fix_that_ends_servers_says_so(machine: Machine, check: str) -> None:
+    assert "ends all servers" in one(machine, check).fix
 
 
 @pytest.mark.parametrize(

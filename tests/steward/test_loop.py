@@ -95,8 +95,9 @@ async def test_a_missing_reading_only_interrupts_a_countdown(room: Room) -> None
     lease.use, lease.idle_since = "unknown", None
     await room.look(MINUTE)
     assert room.store.notices() == told
-    await room.look(10 * MINUTE)
+    due = await room.look(10 * MINUTE)
     assert (room.store.notices(), room.hub.stopped) == ([], [])
+    assert due == room.clock.time + 5 * SECOND  # the next reading may say it
     lease.idle(NOW)
     await room.look(SECOND)
     assert room.actions == ["warned", "stopped"]
@@ -212,6 +213,19 @@ async def test_messages_about_one_thing_go_out_once_an_hour(room: Room) -> None:
         lease.busy()
         await room.look(SECOND)
     assert room.actions == ["warned"] * 4
+    sent = [id_ for id_ in room.posts if id_.endswith("mail")]
+    assert len(sent) == 2
+
+
+async def test_whoever_extended_is_sent_a_message_before_that_ends(room: Room) -> None:
+    """However soon after the last one: they are away, and reckon with hearing of it."""
+    idle(room)
+    await room.look(20 * MINUTE)
+    (notice,) = room.store.notices()
+    assert room.store.extend(notice, room.clock.time)
+    await room.look(30 * MINUTE)
+    await room.look(SECOND)
+    assert room.actions == ["warned", "warned"]
     sent = [id_ for id_ in room.posts if id_.endswith("mail")]
     assert len(sent) == 2
 
@@ -356,6 +370,32 @@ async def test_the_plugin_has_the_last_word(room: Room) -> None:
     assert room.store.events()[0].sentence == "It computes again."
     assert room.hub.stopped == []
     assert room.store.claims() == {}
+
+
+@pytest.mark.parametrize(
+    ("reason", "text", "is_asked"),
+    [
+        ("health", "idle_minutes = false", True),
+        ("max_age", "idle_minutes = false\nmax_age_hours = 1", True),
+        (
+            "max_age",
+            "idle_minutes = false\nmax_age_hours = 1\nmax_age_stops_busy = true",
+            False,
+        ),
+    ],
+)
+async def test_the_plugin_is_asked_whether_it_is_idle_for_every_reason_that_needs_it(
+    room: Room, reason: str, text: str, is_asked: bool
+) -> None:
+    """It looks once more then; see gpuspawner.window."""
+    room.policy = rules(f"[default]\n{text}\n")
+    room.begin()
+    lease = idle(room)
+    lease.health = "draining" if reason == "health" else "healthy"
+    await until_stop(room)
+    (why,) = room.hub.reasons
+    assert why["reason"] == reason
+    assert why["idle_since"] == (NOW.isoformat() if is_asked else None)
 
 
 async def test_a_stop_that_takes_long_is_noted_when_it_is_done(room: Room) -> None:

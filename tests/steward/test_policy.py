@@ -188,6 +188,12 @@ class TestHealth:
         judged = when_told(server, RULES)
         assert (judged.verdict, judged.reason) == (Verdict.STOP, Reason.HEALTH)
 
+    def test_an_extension_does_not_put_off_the_repair(self) -> None:
+        server = idle_server(15 * MINUTE, health="draining")
+        judged = when_told(server, RULES, [extension(NOW + HOUR)])
+        assert (judged.verdict, judged.reason) == (Verdict.STOP, Reason.HEALTH)
+        assert not judge(server, RULES, [], NOW).can_extend
+
     def test_a_gpu_that_is_watched_is_used(self) -> None:
         server = gpu_server(health="probation")
         assert judge(server, RULES, [], NOW).verdict is Verdict.KEEP

@@ -824,6 +824,25 @@ def test_a_busy_neighbour_explains_what_the_whole_gpu_draws() -> None:
     assert "The whole GPU draws" in found.why
 
 
+def test_an_instance_that_computes_without_the_cpu_is_not_idle() -> None:
+    """A kernel may run for minutes, and a graph of them; what the GPU draws tells."""
+    draws, waits = IDLE_W + 0.2 * 350, IDLE_W + 0.14 * 350
+    found = World(server(part(0))).use(split(WAITS, watts=draws))
+    assert found.state is Use.UNKNOWN
+    assert "nobody else on it uses the CPU" in found.why
+    quiet = replace(NEIGHBOUR, cores={8: 0.001})  # it may be the one that computes
+    assert World(server(part(0))).use(split(WAITS, quiet, draws)).state is Use.UNKNOWN
+    World(server(part(0))).idle(split(WAITS, quiet, waits))
+    World(server(part(0))).idle(split(WAITS, NEIGHBOUR, draws))
+    World(server(part(0))).idle(split(Doing(), quiet, draws))
+
+
+def test_what_an_instance_may_draw_is_not_known_without_an_idle_power() -> None:
+    world = World(server(part(0)), learnt=False)
+    world.read(split(WAITS, watts=130.0))
+    world.idle(split(WAITS, watts=130.0))
+
+
 @pytest.mark.parametrize("doing", [
     split(replace(WAITS, on=None)),
     split(replace(WAITS, cores={})),
@@ -983,3 +1002,4 @@ def test_an_instance_is_idle_only_if_its_programs_use_no_cpu(
         assert first.on is not None
         assert watts is not None
         assert sum(used) <= 0.02
+        assert not theirs or cores > 0.02 or watts <= IDLE_W + 0.15 * 350

@@ -19,12 +19,12 @@ CDI_BY_ITSELF = "28.2.0"
 """From this engine on CDI needs no setting."""
 
 ON_HOST = "Run `make doctor` on the host."
-INSTALL = (
-    "Install it (Debian: apt-get install nvidia-driver, from non-free; Ubuntu: "
-    "ubuntu-drivers install) and restart the machine."
-)
 DRIVER_FLOORS = {12: "525", 13: "580"}
 """Major version of CUDA -> the first driver that runs it (NVIDIA's release notes)."""
+INSTALL = (
+    f"Install version {DRIVER_FLOORS[13]} or later (Ubuntu: ubuntu-drivers install; "
+    "Debian: from NVIDIA's package source, its own is older) and restart the machine."
+)
 
 
 def check_driver(machine: Machine) -> Finding:
@@ -32,6 +32,14 @@ def check_driver(machine: Machine) -> Finding:
     name, driver = "driver", machine.driver
     if driver is None:
         return unknown(name, "The driver could not be asked.", ON_HOST)
+    if driver.error and machine.n_pci_gpus == 0:
+        return warn(
+            name,
+            "The NVIDIA driver is installed, but no NVIDIA GPU is on the bus: servers "
+            "get CPUs only.",
+            "Nothing, if that is meant so. Else power the machine off and on (of a "
+            "virtual machine: give it the GPU); lspci must list it.",
+        )
     if driver.error:
         return fail(
             name,
@@ -99,7 +107,8 @@ def check_persistence(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG
             name,
             f"Persistence mode is off on {len(off)} of {len(driver.gpus)} GPUs: each "
             "reading sets them up anew, which takes seconds.",
-            "systemctl enable --now nvidia-persistenced",
+            "nvidia-smi -pm 1, until the machine restarts; docs/doctor.md says how it "
+            "stays on.",
         )
     return ok(name, "Persistence mode is on.")
 
@@ -158,7 +167,7 @@ def check_runtime(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
         return fail(
             name,
             "The engine has no runtime `nvidia`: the hub sees no GPU.",
-            "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker",
+            "nvidia-ctk runtime configure --runtime=docker && systemctl reload docker",
         )
     if machine.sets_cgroups is False:
         return fail(
@@ -174,7 +183,8 @@ def check_runtime(machine: Machine, driver: Driver) -> Finding:  # noqa: ARG001
             name,
             f"nvidia is the engine's default runtime{also}: every container that is "
             "not Torchroom's may see every GPU.",
-            "Take default-runtime out of /etc/docker/daemon.json and restart docker.",
+            "Take default-runtime out of /etc/docker/daemon.json; systemctl reload "
+            "docker.",
         )
     return ok(
         name, f"GPUs on request; the default runtime is {engine.default_runtime}."
@@ -188,7 +198,11 @@ def _by_cdi(machine: Machine, driver: Driver) -> bool:
 
 
 def check_cgroups(machine: Machine, driver: Driver) -> Finding:
-    """Look whether `systemctl daemon-reload` would take GPUs away from servers."""
+    """Look whether `systemctl daemon-reload` would take GPUs away from servers.
+
+    It does from all to which the toolkit's hook attached them, for systemd knows of the
+    devices in a container's specification only; links in /dev/char change nothing.
+    """
     name, engine = "cgroup", machine.engine
     if engine is None:
         return unknown(name, "The engine does not answer.", "See the check `engine`.")
@@ -196,17 +210,16 @@ def check_cgroups(machine: Machine, driver: Driver) -> Finding:
         return ok(name, f"The cgroup driver is {engine.cgroup_driver}.")
     if _by_cdi(machine, driver):
         return ok(name, "GPUs are attached by CDI, which a daemon-reload leaves alone.")
-    if machine.has_char_links is None:
-        return unknown(name, "/dev/char of the host cannot be seen here.", ON_HOST)
-    if not machine.has_char_links:
-        return warn(
-            name,
-            "With the systemd cgroup driver and no CDI, `systemctl daemon-reload` "
-            "takes the GPU away from running servers.",
-            "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml (engine 28.2 or "
-            "later), or nvidia-ctk system create-dev-char-symlinks --create-all",
-        )
-    return ok(name, "The GPUs' nodes are in /dev/char: a daemon-reload finds them.")
+    is_new = is_below(engine.version, CDI_BY_ITSELF) is False
+    first = "" if is_new else f"Install Docker {CDI_BY_ITSELF} or later. "
+    return warn(
+        name,
+        "With the systemd cgroup driver and no CDI, `systemctl daemon-reload` takes "
+        "the GPU away from running servers; installing a package often does one.",
+        f"{first}nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml, then start the "
+        'servers again. Or "exec-opts": ["native.cgroupdriver=cgroupfs"] in '
+        "/etc/docker/daemon.json, and restart docker when no server runs.",
+    )
 
 
 def check_cdi(machine: Machine, driver: Driver) -> Finding:

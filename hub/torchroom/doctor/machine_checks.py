@@ -28,7 +28,8 @@ SILENCE = {
     "socket.",
     "Permission denied": "Run it as root, or as a member of the group docker.",
     "unix://": "Set DOCKER_HOST to a unix:// socket, or unset it.",
-    "timed out": "See `journalctl -u docker`; systemctl restart docker.",
+    "timed out": "See `journalctl -u docker`; if nothing else helps, systemctl restart "
+    "docker, which ends all servers.",
 }
 """Words of why the engine does not answer -> what to do; else it is not running."""
 SERVICES = frozenset({"proxy", "firewall", "engine-gate", "hub"})
@@ -75,7 +76,8 @@ def check_engine(machine: Machine) -> Finding:
             name,
             "The engine maps users (userns-remap): the hub cannot see the host's "
             "processes.",
-            "Take userns-remap out of /etc/docker/daemon.json and restart docker.",
+            "Take userns-remap out of /etc/docker/daemon.json and restart docker, "
+            "which ends all servers.",
         )
     return _check_kind(engine)
 
@@ -115,8 +117,8 @@ def check_seccomp(machine: Machine) -> Finding:
         return fail(
             name,
             "The engine does not filter system calls of containers.",
-            "Take seccomp-profile out of /etc/docker/daemon.json; use a kernel with "
-            "CONFIG_SECCOMP.",
+            "Take seccomp-profile out of /etc/docker/daemon.json and restart docker, "
+            "which ends all servers; use a kernel with CONFIG_SECCOMP.",
         )
     return ok(name, "The engine filters containers' system calls.")
 
@@ -131,7 +133,8 @@ def check_exposure(machine: Machine) -> Finding:
             name,
             "The engine listens on TCP port 2375 without TLS: whoever reaches it is "
             "root on this machine.",
-            "Take the tcp:// host out of /etc/docker/daemon.json or docker.service.",
+            "Take the tcp:// host out of /etc/docker/daemon.json or docker.service and "
+            "restart docker, which ends all servers.",
         )
     return ok(name, "The engine does not listen on TCP.")
 
@@ -213,7 +216,8 @@ def check_isolation(machine: Machine) -> Finding:
         return fail(
             name,
             "The servers' network lets servers reach each other.",
-            "make down, then make up: it gets its present shape.",
+            "make down, which ends all servers, then make up: it gets its present "
+            "shape.",
         )
     if engine is None or machine.is_container:
         return unknown(
@@ -258,7 +262,7 @@ def check_addresses(machine: Machine, deployment: Deployment) -> Finding:
         other = f"{route.network} ({route.interface})"
         fix = (
             "Set TORCHROOM_SUBNET in .env to a private network that is used nowhere "
-            "else; make down, then make up."
+            "else; make down, which ends all servers, then make up."
         )
         if route.network.subnet_of(subnet):
             return fail(

@@ -179,7 +179,6 @@ class Machine:
         accepts_env: Whether it lets any image ask for GPUs by environment variable.
         sets_cgroups: Whether it opens containers' GPUs to them.
         cdi: The CDI files of NVIDIA's.
-        has_char_links: Whether /dev/char knows the GPUs' nodes.
         engine: See Engine.
         engine_error: Why there is none, with a full stop.
         is_engine_open: Whether it also listens on TCP without TLS.
@@ -200,7 +199,6 @@ class Machine:
     accepts_env: bool | None = None
     sets_cgroups: bool | None = None
     cdi: tuple[CdiSpec, ...] | None = None
-    has_char_links: bool | None = None
     engine: Engine | None = None
     engine_error: str = ""
     is_engine_open: bool | None = None

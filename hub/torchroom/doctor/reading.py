@@ -62,7 +62,6 @@ def read_machine(
         accepts_env=None if config is None else config.get(ACCEPTS_ENV, True) is True,
         sets_cgroups=None if config is None else _sets_cgroups(config),
         cdi=None if is_container else _cdi(root),
-        has_char_links=None if is_container else any((root / "dev/char").glob("195:*")),
         engine=engine,
         engine_error=engine_error,
         is_engine_open=None if is_container else _is_engine_open(root),

@@ -26,7 +26,7 @@ from torchroom.steward.records import Hooks
 from torchroom.steward.rules import Policy, Rules
 
 WARNED_AT_MOST_EVERY = timedelta(hours=1)
-"""How often messages go out about one lease and one reason."""
+"""How often messages go out about one lease and one reason, unless it was extended."""
 
 LOOK_AGAIN, LOOK_AGAIN_FOR = timedelta(seconds=5), timedelta(minutes=2)
 """How soon, and how long, if a missing reading is all that a stop waits for."""
@@ -145,8 +145,8 @@ def _one(
         return
     if told is None or _is_new(told, judged):
         last = known.warned.get((server.lease, judged.reason.value))
-        is_soon = last is not None and now - last < WARNED_AT_MOST_EVERY
-        reached = _nobody if is_soon or rules.is_dry_run else hooks
+        is_quiet = rules.is_dry_run or _is_soon(last, extensions, now)
+        reached = _nobody if is_quiet else hooks
         made.noted.append(records.warning(server, judged, rules, now, reached))
         told = Told(server.lease, judged.reason, now, None, rules.is_dry_run)
     told = replace(told, reason=judged.reason, stops_at=judged.stops_at)
@@ -176,6 +176,18 @@ def _is_new(told: Told, judged: Judgement) -> bool:
     if judged.reason is Reason.TOKENS or judged.stops_at is None:
         return False  # the meter's estimate moves all the time
     return told.stops_at is None or judged.stops_at > told.stops_at
+
+
+def _is_soon(
+    last: datetime | None, extensions: Sequence[Extension], now: datetime
+) -> bool:
+    """Return whether messages went out a moment ago about what is warned of now.
+
+    Who has extended since then reckons with a message before that time is over.
+    """
+    if last is None or any(each.at >= last for each in extensions):
+        return False
+    return now - last < WARNED_AT_MOST_EVERY
 
 
 def _stands(

@@ -1,7 +1,7 @@
 """What people do with GPUs: seeded generators, each with what is true of its trace."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from random import Random
 
@@ -112,6 +112,11 @@ def _held(r: Random) -> Load:
     return Load(0, 0, r.uniform(0.0, 0.3), r.uniform(0.0005, 0.006))
 
 
+def _held_of_mig(r: Random) -> Load:
+    """The same on a card that has MIG: they draw little more for it."""
+    return replace(_held(r), draw=r.uniform(0.0, 0.12))
+
+
 def _on_cpu(r: Random) -> Load:
     """Evaluation, writing a checkpoint, reading data: the GPU waits."""
     return Load(0, 0, r.uniform(0.0, 0.3), r.uniform(0.5, 4))
@@ -214,7 +219,17 @@ def _mig(r: Random) -> Made:
     """Neither utilisation nor SM use is known."""
     line, begin = _begin(r)
     end = _work(r, line, begin, r.uniform(3, 4.5) * HOUR, (5, 10 * MINUTE))
-    _then_idle(r, line, ends=r.random() < 0.5)
+    line.add(1, NOBODY if r.random() < 0.5 else _held_of_mig(r))
+    return Made([line], [(begin, end)], [(0, begin)], kind=SlotKind.MIG)
+
+
+@_scenario("MIG instance, training that uses no CPU")
+def _mig_graphs(r: Random) -> Made:
+    """Graphs of kernels that run for seconds; whoever waits for them sleeps."""
+    line, begin = _begin(r)
+    end = r.uniform(3, 4.5) * HOUR
+    load = Load(0.95, 0, r.uniform(0.2, 0.4), r.uniform(0.001, 0.015))
+    line.add(end - begin, load).add(1, NOBODY if r.random() < 0.5 else _held_of_mig(r))
     return Made([line], [(begin, end)], [(0, begin)], kind=SlotKind.MIG)
 
 
@@ -351,5 +366,5 @@ def _idle_blind(r: Random) -> Made:
 def _mig_held(r: Random) -> Made:
     line, begin = _begin(r)
     busy = r.uniform(1, 10) * MINUTE
-    line.add(busy, _training(r)).add(1, _held(r))
+    line.add(busy, _training(r)).add(1, _held_of_mig(r))
     return Made([line], [(begin, begin + busy)], [(0, begin)], kind=SlotKind.MIG)
