@@ -99,6 +99,7 @@ class _CheckedApi(_Checked):
         body, method = handler.request.body, handler.request.method
         if isinstance(self, FORMS):
             bodies.check_text(body)
+            _check_oauth(handler)
         elif isinstance(self, GroupPropertiesAPIHandler):
             bodies.check_body(body, keys_are_free=True)
         elif isinstance(self, UserServerAPIHandler) and method == "PATCH":
@@ -146,6 +147,15 @@ def _check_address(text: str) -> None:
         raise ValueError(NO_ADDRESS) from error
     if (len(text) > 1 and not text.strip("/")) or not text.isprintable():
         raise ValueError(NO_ADDRESS)
+
+
+def _check_oauth(handler: Any) -> None:
+    """Check an address of the hub's own OAuth, whose library raises at some."""
+    if isinstance(handler, OAuthTokenHandler) and handler.request.query:
+        raise ValueError("A token is asked for by a form, with no ? in the address.")
+    if "user" in handler.request.query_arguments:
+        # it would take the place of whoever is logged in
+        raise ValueError("Who asks is said by the login, not by the address.")
 
 
 def _check_login(form: dict[str, Any]) -> None:

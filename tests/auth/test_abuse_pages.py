@@ -300,6 +300,7 @@ PAGES = [
     Try("more scopes than it may have", "GET", AUTHORIZE + "&scope=admin:users", ends_at=(CALLBACK,)),
     Try("a scope of nothing", "GET", AUTHORIZE + "&scope=%00", ends_at=(CALLBACK,)),
     Try("a PKCE method that is none", "GET", AUTHORIZE + "&code_challenge=x&code_challenge_method=none", ends_at=(CALLBACK,)),
+    Try("a user of their own choice", "GET", AUTHORIZE + "&user=ada"),
     Try("consent by another site's form", "POST", AUTHORIZE, {"_xsrf": "", "scopes": "x"}),
 ]  # fmt: skip
 
@@ -363,6 +364,18 @@ def test_a_code_that_buys_no_token(watched: Watched, what: str) -> None:
     answer = requests.post(
         watched.hub.api_url + "/oauth2/token",
         data=body,
+        headers={"Content-Type": FORM},
+        timeout=ANSWER_WITHIN_S,
+    )
+    watched.check(answer)
+
+
+@pytest.mark.parametrize("query", ["x=y", "user=ada", "code=%00", "?"])
+def test_a_code_buys_no_token_by_an_address(watched: Watched, query: str) -> None:
+    """What stands in addresses stands in logs, too; nobody need be logged in for it."""
+    answer = requests.post(
+        f"{watched.hub.api_url}/oauth2/token?{query}",
+        data=CODE + f"&code=x&client_secret={watched.hub.keys['console']}",
         headers={"Content-Type": FORM},
         timeout=ANSWER_WITHIN_S,
     )

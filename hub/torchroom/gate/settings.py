@@ -11,6 +11,9 @@ from torchroom.settings import SettingError
 HUB_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 ENGINE = "/var/run/docker.sock"
 SOCKET = "/run/torchroom-engine/docker.sock"
+# Where the kernel, the engine's socket and its data are: who has these has the machine.
+CLOSED = re.compile(r"/(proc|sys|dev|run|var/(run|lib/(docker|containerd)))(/.*)?")
+ABOVE_THEM = {"/var", "/var/lib"}
 # Of those that engines hand out by default, what images that start as root may need.
 CAPS = frozenset(
     {
@@ -89,6 +92,11 @@ def _mount(word: str) -> tuple[str, bool]:
     if mode not in {"", "ro", "rw"}:
         raise SettingError(f"{name}: {word} must end with :ro or :rw.")
     plain = re.fullmatch(r"/[\w.@ -]+(/[\w.@ -]+)*|[A-Za-z0-9][\w.-]+", source)
-    if not plain or ".." in source.split("/"):
+    if not plain or {".", ".."} & set(source.split("/")):
         raise SettingError(f"{name}: {source!r} is neither a host folder nor a volume.")
+    if source in ABOVE_THEM or CLOSED.fullmatch(source):
+        raise SettingError(
+            f"{name}: {source} is the machine's own, and no server gets it; put what "
+            "servers shall have elsewhere, like /srv/datasets."
+        )
     return source, mode == "rw"
