@@ -81,8 +81,16 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _last_words(hub: str) -> str:
-    result = try_docker("logs", "--tail", "40", hub)
-    lines = [line for line in (result.out + result.err).splitlines() if line.strip()]
-    errors = [ln for ln in lines if re.match(r"\w*(Error|Exception)\b|\[[EC] ", ln)]
-    return (errors or lines or ["it said nothing"])[-1].strip()[:300]
+def _last_words(container: str) -> str:
+    result = try_docker("logs", "--tail", "40", container)
+    return why_ended(result.out + result.err)
+
+
+def why_ended(log: str) -> str:
+    """Return what a program that ended said last; of a traceback only its sentence."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [
+        line for line in lines if re.match(r"[\w.]*(Error|Exception)\b|\[[EC] ", line)
+    ]
+    last = (errors or lines or ["it said nothing"])[-1]
+    return re.sub(r"^(\w+\.)+\w+: ", "", last)[:300]

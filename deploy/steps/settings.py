@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from toolbox.console import Failure
@@ -44,9 +46,15 @@ class Settings:
 
 
 def read(env_file: Path = ROOT / ".env") -> Settings:
-    """Take .env into the environment (the shell wins), and check what it says."""
+    """Take .env into the environment (the shell wins), and check what it says.
+
+    Raises:
+        Failure: A name or a value is not one of those that there are.
+    """
     if env_file.is_file():
-        for name, value in parse(env_file.read_text(encoding="utf-8")).items():
+        found = parse(env_file.read_text(encoding="utf-8"))
+        _refuse_strangers(found)
+        for name, value in found.items():
             os.environ[name] = os.environ.get(name) or value
     project = os.environ.get("COMPOSE_PROJECT_NAME") or "torchroom"
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", project):
@@ -75,6 +83,20 @@ def parse(text: str) -> dict[str, str]:
                 value = re.split(r"(?:^|\s)#", value)[0].rstrip()
             found[name] = value
     return found
+
+
+def _refuse_strangers(names: Iterable[str]) -> None:
+    """Refuse names that we do not have; compose would leave them out in silence."""
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    known = set(re.findall(r"^#?([A-Z0-9_]+)=", example, re.MULTILINE))
+    ours = {name for name in names if name.startswith("TORCHROOM_")}
+    if strangers := sorted(ours - known):
+        nearest = get_close_matches(strangers[0], known, n=1)
+        meant = f"did you mean {nearest[0]}? " if nearest else ""
+        raise Failure(
+            f"{strangers[0]} in .env is no setting of Torchroom",
+            f"{meant}.env.example has all of them; correct the line or delete it.",
+        )
 
 
 def files() -> dict[str, str]:

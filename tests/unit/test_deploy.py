@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from steps import compose, engine, gpus, ports, settings, tls
+from steps import compose, engine, gpus, health, ports, settings, tls
 from testbed.engine import wait_until
 from toolbox import client, console
 from toolbox.command import Result
@@ -43,6 +43,16 @@ class TestSettings:
         assert settings.read(tmp_path / "none") == settings.Settings(
             "torchroom", 8000, "torchroom_servers", 0, ""
         )
+
+    def test_a_mistyped_name_is_refused(self, tmp_path: Path) -> None:
+        """Compose would leave it out, and let in more than its writer meant."""
+        file = tmp_path / ".env"
+        file.write_text("TORCHROOM_OAUTH_DOMIAN=school.example\n")
+        with pytest.raises(Failure) as caught:
+            settings.read(file)
+        assert "TORCHROOM_OAUTH_DOMIAN" in str(caught.value)
+        assert "did you mean TORCHROOM_OAUTH_DOMAIN?" in caught.value.todo
+        assert "TORCHROOM_OAUTH_DOMIAN" not in os.environ
 
     def test_env_file_counts_and_the_shell_wins(self, tmp_path: Path) -> None:
         file = tmp_path / ".env"
@@ -517,6 +527,36 @@ class TestGpus:
         assert "unknown" in gpus.found("hub", simulated=True)[0]
 
 
+class TestWhyTheHubEnded:
+    """What `make up` says when the hub does not come."""
+
+    def test_a_setting_that_it_refuses_is_said_in_its_sentence(self) -> None:
+        """JupyterHub indents the traceback below a line of its own."""
+        sentence = "TORCHROOM_LOGIN is local, but TORCHROOM_TLS is files."
+        log = f"""
+[I 2026-11-22 20:00:00.000 JupyterHub app:3350] Running JupyterHub version 6.1.1
+[E 2026-11-22 20:00:00.100 JupyterHub app:4090]
+    Traceback (most recent call last):
+      File "app.py", line 4087, in launch_instance_async
+        await self.initialize(argv)
+    torchroom.settings.SettingError: {sentence}
+
+"""
+        assert health.why_ended(log) == sentence
+
+    @pytest.mark.parametrize(
+        ("log", "words"),
+        [
+            ("starting\nValueError: no\n", "ValueError: no"),
+            ("[C 2026 JupyterHub] no proxy\nbye\n", "[C 2026 JupyterHub] no proxy"),
+            ("killed\n", "killed"),
+            ("", "it said nothing"),
+        ],
+    )
+    def test_else_the_last_line_that_says_most(self, log: str, words: str) -> None:
+        assert health.why_ended(log) == words
+
+
 class TestComposeFile:
     """What docker-compose.yml promises."""
 
@@ -525,6 +565,17 @@ class TestComposeFile:
         text = (ROOT / "docker-compose.yml").read_text()
         read: dict[str, Any] = yaml.safe_load(text)["services"]
         return read
+
+    def test_the_hub_is_told_where_servers_and_the_proxy_are(
+        self, services: dict[str, Any]
+    ) -> None:
+        """Or it would take a server's login for one of the proxy's."""
+        hub = services["hub"]["environment"]
+        subnet = services["firewall"]["environment"]["TORCHROOM_SUBNET"]
+        assert hub["TORCHROOM_SUBNET"] == subnet
+        networks = services["proxy"]["networks"]
+        address = networks["servers"]["ipv4_address"]
+        assert hub["TORCHROOM_PROXY_ADDRESS"] == address
 
     def test_only_loopback_is_published(self, services: dict[str, Any]) -> None:
         ports = {n: s["ports"] for n, s in services.items() if "ports" in s}
