@@ -19,6 +19,7 @@ from typing import Any
 import docker
 import pytest
 from docker.errors import DockerException
+from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Page
 from testbed.browser import CHROMIUM, chromium, fresh_page
 from testbed.engine_proxy import EngineProxy
@@ -30,6 +31,12 @@ ROOT = Path(__file__).resolve().parents[1]
 LOGS = Path(os.environ.get("TORCHROOM_TEST_CACHE", ROOT / ".cache")) / "logs"
 REQUIRED = {word.strip() for word in os.environ.get("REQUIRE", "").split(",")} - {""}
 skipped: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+# No property is about how fast this machine is today.
+settings.register_profile(
+    "torchroom", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("torchroom")
 
 
 # ------------------------------------------------------- what this machine can run

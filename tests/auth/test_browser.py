@@ -107,12 +107,13 @@ def test_a_removed_student_reads_why(
     expect(sentence).to_contain_text("Ask your instructor")
 
 
-def test_a_wrong_state_and_a_forged_token_are_said_plainly(
-    page: Page, hub: LoginHub, provider: IdentityProvider, person: Person
+@pytest.mark.parametrize("how", ["tampered", "expired"])
+def test_a_wrong_state_and_a_token_that_does_not_count_are_said_plainly(
+    page: Page, hub: LoginHub, provider: IdentityProvider, person: Person, how: str
 ) -> None:
     page.goto(f"{hub.url}/hub/oauth_callback?code=x&state=made-up")
     expect(page.get_by_text("begun in another browser")).to_be_visible()
-    provider.behave(id_token="tampered")
+    provider.behave(id_token=how)
     page.get_by_role("button", name="Log in again").click()
     sign_in(page, person(STUDENTS))
     expect(page.get_by_text("could not be verified")).to_be_visible()

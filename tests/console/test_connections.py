@@ -70,7 +70,7 @@ async def test_a_connection_that_does_not_ask_is_closed(
     port: int, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither at first, nor after an answer, nor with headers that never end."""
-    monkeypatch.setattr(connections, "HEADERS_WITHIN_S", 0.05)
+    monkeypatch.setattr(connections, "HEADERS_WITHIN_S", 0.5)  # longer than a pause
     async with opened(port) as (reader, writer):
         if sent.startswith(ASK):
             writer.write(ASK)

@@ -21,6 +21,13 @@ def available(console: ConsoleProcess, hub: BareHub, user: str) -> int:
     return int(console.get("/me", hub.token(user))["available"])
 
 
+def sums(console: ConsoleProcess, hub: BareHub) -> dict[str, Any]:
+    """Where all tokens are; a new console audits them when it comes to it."""
+    told = dict(console.get("/ledger", hub.token("ada")))
+    del told["last_audit"]
+    return told
+
+
 @pytest.mark.parametrize(
     ("path", "more"),
     [
@@ -47,14 +54,14 @@ def test_the_same_request_again_gets_the_same_answer_and_moves_nothing(
     body = {"microtokens": 7} | dict.fromkeys(more, user)
 
     first = console.ask("POST", path, ada, key=key, json=body)
-    after = console.get("/ledger", ada), available(console, hub, user)
+    after = sums(console, hub), available(console, hub, user)
     again = console.ask("POST", path, ada, key=key, json=body)
     other = console.ask("POST", path, ada, key=key, json=body | {"microtokens": 8})
 
     assert (first.status_code, again.status_code, other.status_code) == (201, 200, 409)
     assert first.json() == again.json()
     assert other.json()["code"] == "key_reused"
-    assert (console.get("/ledger", ada), available(console, hub, user)) == after
+    assert (sums(console, hub), available(console, hub, user)) == after
 
 
 def test_ten_at_once_move_tokens_once(

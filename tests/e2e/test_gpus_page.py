@@ -113,6 +113,7 @@ def test_a_lease_is_seen_with_its_reason(
         for family in scrape(admin)
         for sample in family.samples
         if sample.name == "gpuspawner_lease_info"
+        and sample.labels["user"] == student.name
     }
     assert found == {(uuid, student.name, lease.id) for uuid in lease.devices}
 
@@ -207,7 +208,9 @@ def test_an_admin_sees_who_holds_what_and_quarantines_a_gpu(
         open_page(page, deployment)
         row = row_of(page, uuid)
         expect(row).to_contain_text(f"{holder.name} since")
-        expect(row).to_contain_text(window(admin)["leases"][0]["why"])
+        leases = window(admin)["leases"]
+        (why,) = [lease["why"] for lease in leases if lease["user"] == holder.name]
+        expect(row).to_contain_text(why)
         expect(row).to_contain_text("(simulated)")
         expect(page.locator("#gpus-queue")).to_contain_text(waiter.name)
 

@@ -8,12 +8,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from testbed.hub import Deployment
 
 CHROMIUM = "/usr/bin/chromium"
 NO_NETLINK = Path(__file__).with_name("no_netlink.c")
+# What a page must show it shows at once; a busy machine may take longer than the
+# five seconds that are usual.
+expect.set_options(timeout=30_000)
 FLAGS = [
     "--no-sandbox",  # the tests run as root
     "--disable-gpu",

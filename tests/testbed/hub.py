@@ -224,9 +224,14 @@ class Deployment:
 
     def strays(self) -> list[Lease]:
         """Containers that belong to no server the hub lists."""
-        rows = self.admin_user.api("GET", "/users?limit=1000").json()
-        listed = {(row["name"], server) for row in rows for server in row["servers"]}
-        return [x for x in self.leases() if (x.user, x.server) not in listed]
+        leases = self.leases()
+        listed = {name: self._listed(name) for name in {x.user for x in leases}}
+        return [x for x in leases if x.server not in listed[x.user]]
+
+    def _listed(self, user: str) -> set[str]:
+        """The servers that the hub lists for somebody; a list of all is cut at 200."""
+        row = self.admin_user.api("GET", f"/users/{user}").json()
+        return set(row.get("servers", ()))
 
     def is_up(self) -> bool:
         """Does the hub answer through the proxy?"""

@@ -31,7 +31,7 @@ def hub(folder: Path) -> Machine:
 
 async def wait_kept(folder: Path, *names: str) -> None:
     """Wait until a hub that comes next finds these waiting."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while kept(folder) != [*names]:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
 
@@ -58,7 +58,7 @@ async def end_hub() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await asyncio.wait(others)
     await steps()
 

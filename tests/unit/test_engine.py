@@ -58,7 +58,7 @@ class Client:
 
     def events(self, **kwargs: Any) -> Iterator[dict[str, Any]]:
         self._ask("events", **kwargs)
-        self.gate.wait(5)
+        self.gate.wait(30)
         yield from self.rows
 
 

@@ -38,7 +38,7 @@ async def test_a_change_while_it_is_written_is_written_too(
     save = JsonStore.save
 
     def slow(self: JsonStore, data: Mapping[str, Any]) -> None:
-        gate.wait(5)
+        gate.wait(30)
         saved.append(dict(data))
         save(self, data)
 

@@ -15,6 +15,7 @@ from gpuspawner import exits
 from gpuspawner import spawner as spawner_module
 from gpuspawner.configuration import ConfiguredSpawner
 from gpuspawner.model import Lease, Limits, Offer, SlotRequest, Terms
+from gpuspawner.pacing import Pace
 from gpuspawner.ports import PlaceholderMeter
 from gpuspawner.spawner import NO_PRICES, GPUDockerSpawner
 from tornado import web
@@ -68,6 +69,15 @@ def spawner_of(machine: Metered, lease: Lease | None = None) -> Spawner:
         found.user_options = {"offer": "1-gpu", "course": "cv"}
         found._choice = found.user_options
     return found
+
+
+def test_the_limits_of_starts_are_those_that_were_configured(tmp_path: Path) -> None:
+    class Limited(GPUDockerSpawner):
+        hub_id, state_dir = "test", str(tmp_path)
+        start_limit, unanswered_limit = 2, 1
+
+    policy = Limited().host.policy
+    assert (policy.starts, policy.unanswered) == (Pace(2, 600), Pace(1, 1800))
 
 
 # -- the form ------------------------------------------------------------------------

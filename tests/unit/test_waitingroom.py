@@ -64,7 +64,7 @@ async def settle() -> None:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Let tasks go on until something is so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not is_so():  # noqa: ASYNC110 - what is waited for is not an event
             await asyncio.sleep(0.01)
 
