@@ -1,4 +1,4 @@
-"""The command line: `torchroom ledger ...` and `torchroom doctor`, for admins.
+"""The command line: `torchroom ledger`, `steward` and `doctor`, for admins.
 
 On the hub's machine: it opens the ledger's database itself, beside a running hub. Exit
 status: 0 done, 1 refused or problems found, 2 called wrongly. Every error is one

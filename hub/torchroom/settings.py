@@ -62,7 +62,6 @@ class Settings:
     welcome_dir: Path
     home_policy: str
     console_port: int
-    console_environment: dict[str, str]
     ledger: LedgerSettings
 
 
@@ -83,7 +82,6 @@ def read(env: Mapping[str, str]) -> Settings:
         welcome_dir=Path(env.get("TORCHROOM_WELCOME_DIR") or "/srv/torchroom/welcome"),
         home_policy=one_of(env, "TORCHROOM_HOME_POLICY", ("keep", "delete")),
         console_port=read_console_port(env),
-        console_environment=of_console(env),
         ledger=read_ledger(env),
     )
 

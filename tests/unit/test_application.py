@@ -140,20 +140,19 @@ def test_a_weak_secret_for_top_ups_is_refused(tmp_path: Path, text: str) -> None
 
 def test_the_console_inherits_what_it_needs_and_nothing_else() -> None:
     """Not the hub's proxy token, not what was left empty."""
-    found = settings.read(
-        {
-            "TORCHROOM_USER_IMAGE": "image",
-            "TORCHROOM_DATA_DIR": "/srv/data",
-            "TORCHROOM_WELCOME_TOKENS": "5",
-            "TORCHROOM_WARN_MINUTES": "",
-            "CONFIGPROXY_AUTH_TOKEN": "secret",
-        }
-    )
-    assert found.console_environment == {
+    hubs = {
+        "TORCHROOM_USER_IMAGE": "image",
+        "TORCHROOM_DATA_DIR": "/srv/data",
+        "TORCHROOM_WELCOME_TOKENS": "5",
+        "TORCHROOM_WARN_MINUTES": "",
+        "CONFIGPROXY_AUTH_TOKEN": "secret",
+    }
+    found, inherited = settings.read(hubs), settings.of_console(hubs)
+    assert inherited == {
         "TORCHROOM_DATA_DIR": "/srv/data",
         "TORCHROOM_WELCOME_TOKENS": "5",
     }
-    assert settings.read_ledger(found.console_environment) == found.ledger
+    assert settings.read_ledger(inherited) == found.ledger
     assert found.console_port == 8082
     with pytest.raises(settings.SettingError, match="TORCHROOM_CONSOLE_PORT"):
         settings.read(

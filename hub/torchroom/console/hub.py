@@ -98,7 +98,7 @@ class Hub:
                 },
             )
             if answer.is_client_error:
-                raise NotAllowed("Signing in did not work. Try it again.")
+                raise NotAllowed("The login did not work. Try it again.")
             return str(json_of(answer)["access_token"])
 
     async def groups(self) -> Mapping[str, tuple[str, ...]]:

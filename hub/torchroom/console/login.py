@@ -1,4 +1,4 @@
-"""Signing in to the page with the hub: OAuth with state and PKCE, and short sessions.
+"""Logging in to the page with the hub: OAuth with state and PKCE, and short sessions.
 
 The browser holds a random session id only. The hub's token for the page stays in this
 process: after a restart the hub signs the user in again, without asking. It is checked

@@ -116,7 +116,7 @@ class HubPages:
 
     @property
     def content_policy(self) -> str:
-        """What the page may do; its form may end at the hub, to sign in again."""
+        """What the page may do; its form may end at the hub, to log in again."""
         hub = urlsplit(self.url)
         also = f" {hub.scheme}://{hub.netloc}" if hub.netloc else ""
         return CONTENT_POLICY.replace("form-action 'self'", f"form-action 'self'{also}")
@@ -128,10 +128,10 @@ def router(pages: HubPages) -> APIRouter:
 
     @made.get("/")
     async def show(request: Request) -> Response:
-        """Show one's tokens; sign in first if need be."""
+        """Show one's tokens; log in first if need be."""
         console = console_of(request)
         try:
-            session, who = await _signed_in(pages, console, request)
+            session, who = await _logged_in(pages, console, request)
             if session is None or who is None:
                 return _to_hub(pages, request)
             return await _page(pages, console, session, who)
@@ -143,7 +143,7 @@ def router(pages: HubPages) -> APIRouter:
         """Begin a session for a browser that the hub sends back."""
         attempt = Attempt.of(request.cookies.get(pages.cookie_named(LOGIN), ""))
         if not code or not attempt.fits(state):
-            return _sorry(pages, NotAllowed("Signing in did not work. Try it again."))
+            return _sorry(pages, NotAllowed("The login did not work. Try it again."))
         try:
             hub = console_of(request).hub
             token = await hub.token_for(
@@ -184,7 +184,7 @@ async def _sent(pages: HubPages, request: Request, do: Deed) -> Response:
     """Do what a form of the page asks for, and show the page again."""
     console = console_of(request)
     try:
-        session, who = await _signed_in(pages, console, request)
+        session, who = await _logged_in(pages, console, request)
         form = parse_qs((await request.body()).decode(errors="replace"))
         sent = {name: values[0] for name, values in form.items()}
         if session is None or who is None:
@@ -199,10 +199,10 @@ async def _sent(pages: HubPages, request: Request, do: Deed) -> Response:
     return RedirectResponse(pages.prefix, 303)
 
 
-async def _signed_in(
+async def _logged_in(
     pages: HubPages, console: Console, request: Request
 ) -> tuple[Session | None, Identity | None]:
-    """Return the browser's session and whose it is; None, None: it must sign in.
+    """Return the browser's session and whose it is; None, None: it must log in.
 
     Raises:
         HubSilent: The hub does not say whose it is.
@@ -226,7 +226,7 @@ async def _signed_in(
 
 
 def _to_hub(pages: HubPages, request: Request) -> Response:
-    """Send a browser to the hub to sign in."""
+    """Send a browser to the hub to log in."""
     attempt = Attempt.new()
     query = attempt.query(pages.client_id, pages.callback)
     answer = RedirectResponse(f"{pages.url}api/oauth2/authorize?{query}", 303)

@@ -39,7 +39,7 @@ EVERYBODY = f"{SELF}!user"
 """For `c.JupyterHub.extra_user_scopes`: each user has it for themselves."""
 
 ACCESS = f"access:services!service={SERVICE}"
-"""For `c.JupyterHub.extra_user_scopes`: who may sign in to the page "Your tokens"."""
+"""For `c.JupyterHub.extra_user_scopes`: who may log in to the page "Your tokens"."""
 
 OF_PAGE = (EVERYBODY, f"{OWN_SERVERS}!user")
 """For the service's `oauth_client_allowed_scopes`: what the page may do for a user."""

@@ -32,7 +32,7 @@ class ConsoleSettings:
         hub_pages_url: Where browsers find the hub's pages; ends with a slash.
         callback_url: Where the hub sends browsers back to; with subdomains it has the
             console's own host in it.
-        client_id: The console's, when users sign in to its page.
+        client_id: The console's, when users log in to its page.
         ledger: See LedgerSettings.
         data_dir: Where the steward's file is.
     """
