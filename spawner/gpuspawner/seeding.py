@@ -133,9 +133,10 @@ def plan(
     found = SeedPlan(manifest=dict(manifest))
     for path, content in seed.items():
         new, now, before = record(path, content), current.get(path), manifest.get(path)
-        if _stands_already(path, now, new, before):
+        there = _record_of(path, now)
+        if _stands_already(there, new, before):
             found.manifest[path] = new
-        elif _is_untouched(path, now, content, before):
+        elif _is_untouched(path, now, there, content, before):
             found.writes[path] = content
             found.manifest[path] = new
         elif _is_news(new.sha256, before):
@@ -151,29 +152,34 @@ def _is_news(new: str, before: Record | None) -> bool:
     return before is None or new not in {before.sha256, before.offered}
 
 
-def _stands_already(
-    path: str, now: Standing | None, new: Record, before: Record | None
-) -> bool:
+def _record_of(path: str, now: Standing | None) -> Record | None:
+    """Return the record of what stands there, None if it cannot be ours."""
+    return None if now is None or now.content is None else record(path, now.content)
+
+
+def _stands_already(there: Record | None, new: Record, before: Record | None) -> bool:
     """Return whether the new version is there, maybe saved or run since."""
-    if now is None or now.content is None:
+    if there is None:
         return False
-    there = record(path, now.content)
     if before is not None and there.sha256 == before.sha256:
         return new.sha256 == before.sha256
     return there.sha256 == new.sha256 or _reads_as(there, new)
 
 
 def _is_untouched(
-    path: str, now: Standing | None, new: bytes, before: Record | None
+    path: str,
+    now: Standing | None,
+    there: Record | None,
+    new: bytes,
+    before: Record | None,
 ) -> bool:
     """Return whether nothing is there that its owner wrote."""
     if now is None:
         return True
-    if now.content is None:
+    if now.content is None or there is None:
         return False
     if _is_cut_off(path, now.content, new, before):
         return True
-    there = record(path, now.content)
     return before is not None and (
         there.sha256 == before.sha256 or _reads_as(there, before)
     )
@@ -204,11 +210,11 @@ def _lay_beside(
     for n in range(1, N_BESIDE + 1):
         name = beside(path, n)
         new, now = record(name, content), current.get(name)
-        before = found.manifest.get(name)
-        if _stands_already(name, now, new, before):
+        before, there = found.manifest.get(name), _record_of(name, now)
+        if _stands_already(there, new, before):
             found.manifest[name] = new
             break
-        if _is_untouched(name, now, content, before):
+        if _is_untouched(name, now, there, content, before):
             found.writes[name] = content
             found.beside[name] = path
             found.manifest[name] = new

@@ -265,15 +265,20 @@ async def test_a_login_meanwhile_counts_and_is_asked_about(
     assert (outcome.model["admin"], outcome.needs_login) == (True, False)
 
 
+def delete(states: States, db: Any, user: Any) -> None:
+    """Delete a user, as an admin does."""
+    states.forget(user.name)
+    db.delete(user.orm_user)
+    db.commit()
+
+
 async def test_an_answer_is_not_shared_with_the_next_owner_of_a_name(
     refresh: Refresh, provider: Provider, states: States, ida: Any, db: Any
 ) -> None:
     """An admin's name that is free again gives nobody an admin's rights."""
     await states.save(ida, state("a"))
     before, answer = await begun(refresh, provider, ida)
-    states.forget("ida")
-    db.delete(ida.orm_user)
-    db.commit()
+    delete(states, db, ida)
     next_one = people.user(db, "ida")
     theirs = state("x", subject="2")
     refresh.log_in("ida", theirs)
@@ -293,9 +298,7 @@ async def test_who_is_deleted_meanwhile_is_nobody(
 ) -> None:
     await states.save(ida, state("a"))
     asked, answer = await begun(refresh, provider, ida)
-    states.forget("ida")
-    db.delete(ida.orm_user)
-    db.commit()
+    delete(states, db, ida)
     answer.set_result(found("b", STAFF))
     assert await soon(asked) == Outcome(is_deleted=True)
 

@@ -40,7 +40,6 @@ class World:
     n_started: int = 1
     n_stopped: int = 0
     kept_until: datetime = LONG_AGO
-    told_from: datetime | None = None
     first_told: datetime | None = None
     idle_from: datetime | None = None
     fails: set[str] = field(default_factory=set)

@@ -167,19 +167,6 @@ class Fail(Rule):
         await exchange.answer(self.status, {"message": self.message})
 
 
-class Delay(Rule):
-    """The engine hears of the request later."""
-
-    seconds: float = 0.0
-
-    async def act(self, exchange: "Exchange") -> None:
-        """Wait, or until released."""
-        self.arrived()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.released.wait(), self.seconds)
-        await exchange.forward()
-
-
 R = TypeVar("R", bound=Rule)
 
 
@@ -327,12 +314,6 @@ class EngineProxy:
         """Answer matching requests with an error."""
         rule = Fail(self, method, target, times, body)
         rule.status, rule.message = status, message
-        return self._add(rule)
-
-    def delay(self, method: str, target: str, seconds: float) -> Delay:
-        """Let the engine hear of matching requests later."""
-        rule = Delay(self, method, target, None)
-        rule.seconds = seconds
         return self._add(rule)
 
     def clear(self) -> None:
